@@ -1,0 +1,36 @@
+# The only tools a machine needs beforehand are Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types docs bench soak
+
+demo: $(VENV)/installed
+	$(BIN)/oneseek demo
+
+test: $(VENV)/installed
+	$(BIN)/pytest -n 2 -m "not soak"
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/installed
+	$(BIN)/python bench/run.py
+
+soak: $(VENV)/installed
+	$(BIN)/pytest -m soak --timeout 3600
+
+# Made once; made again only when what is to be installed has changed.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "OneSeek needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group dev
+	touch $@

@@ -1,0 +1,5 @@
+"""`python -m oneseek` is `oneseek`."""
+
+from oneseek.cli import main
+
+main()

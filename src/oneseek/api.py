@@ -1,0 +1,65 @@
+"""OneSeek from Python: the same as the command line, with results instead of tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from oneseek import runs
+from oneseek.config.sources import resolve
+from oneseek.files.layout import Home
+from oneseek.runs import KnownRun, Result, Watch, nobody
+
+
+def home(root: str | Path | None = None, models_dir: str | Path | None = None) -> Home:
+    """Where things are: the arguments, else ONESEEK_HOME and MODELS_DIR, else the current directory and its models/."""
+    where = Path(root or os.environ.get("ONESEEK_HOME") or ".")
+    return Home(root=where, models=Path(models_dir or os.environ.get("MODELS_DIR") or where / "models"))
+
+
+def train(
+    dataset: str | Path | None = None,
+    base_models: Sequence[str] = (),
+    *,
+    settings: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+    root: str | Path | None = None,
+    models_dir: str | Path | None = None,
+    watch: Watch = nobody,
+) -> Result:
+    """Train a LoRA adapter for each of `base_models` on `dataset`, and return what became of the run.
+
+    settings: any setting by its dotted name, as {"training.num_epochs": 5}.
+    watch: called after each journal record with the record and the run's state.
+
+    Raises:
+        PreflightError: with every finding, where something would have made the run fail.
+        Failed: training failed; the run's journal says where it got to.
+    """
+    flags = dict(settings or {})
+    if dataset is not None:
+        flags["data.dataset"] = str(dataset)
+    if base_models:
+        flags["model.base_models"] = list(base_models)
+    resolved = resolve(file=Path(config) if config else None, environment=os.environ, flags=flags)
+    with runs.submit(resolved.config, home(root, models_dir), problems=resolved.problems, watch=watch) as run:
+        runs.train(run)
+        return runs.result(run.directory, run.state)
+
+
+def resume(run: str | Path, *, root: str | Path | None = None, watch: Watch = nobody) -> Result:
+    """Go on with a run that was stopped or broken off, by its id or directory, to the same bits.
+
+    Raises:
+        RunError: it is complete, running, or its data or base models have changed.
+    """
+    with runs.resume(runs.find(str(run), home(root)), watch) as taken_up:
+        runs.train(taken_up)
+        return runs.result(taken_up.directory, taken_up.state)
+
+
+def find_runs(root: str | Path | None = None, models_dir: str | Path | None = None) -> list[KnownRun]:
+    """Every run of a home, the newest first."""
+    return runs.list_runs(home(root, models_dir))

@@ -1,0 +1,125 @@
+"""`oneseek runs`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from oneseek import runs as door
+from oneseek.api import home
+from oneseek.cli import options
+from oneseek.cli.output import write_json
+from oneseek.cli.watching import watching
+from oneseek.config.schema import DisplaySection, LiveLeaderboardSection
+from oneseek.events.state import RunState, apply, begin
+from oneseek.events.wire import auto_stop_info, leaderboard
+from oneseek.journal.file import Reader
+from oneseek.runs import KnownRun
+
+POLL_SECONDS = 0.5
+
+
+@click.group()
+def runs() -> None:
+    """List, show and watch runs."""
+
+
+@runs.command("list", params=[*options.places(), *options.as_json()])
+def list_runs(root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+    """Every run, the newest first."""
+    at = home(root, models_dir)
+    found = door.list_runs(at)
+    if as_json:
+        write_json([described(run) for run in found])
+        return
+    if not found:
+        click.echo(f"No runs in {at.models}. Start one: oneseek train --dataset FILE --base-models NAME...")
+        return
+    table = Table()
+    for column in ("run", "status", "epochs", "models", "champion", "version"):
+        table.add_column(column, overflow="fold")
+    for run in found:
+        state = run.state
+        table.add_row(
+            run.run_id,
+            run.status,
+            f"{state.epochs_done}/{state.total_epochs}" if state else "",
+            Text(", ".join(state.keys) if state else run.problem or ""),
+            Text(state.result.champion if state and state.result else ""),
+            state.accepted.version if state else "",
+        )
+    Console().print(table)
+
+
+@runs.command(params=[*options.places(), *options.as_json()])
+@click.argument("run")
+def show(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+    """One run: its leaderboard, its files, and what became of it. RUN is its id or its directory."""
+    from oneseek.cli.watching import board, concluded
+
+    directory = door.find(run, home(root, models_dir))
+    known = door.describe(directory)
+    if as_json:
+        write_json({**described(known), "leaderboard": leaderboard(known.state) if known.state else []})
+        return
+    console = Console()
+    if known.state is None:
+        console.print(known.problem or "The run was never accepted.")
+        return
+    console.print(board(known.state, DisplaySection(), None))
+    for line in concluded(door.result(directory, known.state), known.state):
+        console.print(line, soft_wrap=True)
+    if known.state.failure and known.status == "failed":
+        console.print(Text(f"{known.state.failure.problem} {known.state.failure.fix}", style="red"), soft_wrap=True)
+    for file in sorted(path for path in directory.root.rglob("*") if path.is_file()):
+        console.print(Text(f"  {file.relative_to(directory.root)}", style="dim"), soft_wrap=True)
+
+
+@runs.command(params=[*options.places(), *options.as_json()])
+@click.argument("run")
+def watch(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+    """Follow a run that another process trains, until it ends. Leaving (Ctrl-C) does not touch it."""
+    directory = door.find(run, home(root, models_dir))
+    reader = Reader(directory.journal)
+    state: RunState | None = None
+    with watching(LiveLeaderboardSection(), as_json=as_json) as show_it:
+        while True:
+            running = door.is_running(directory)
+            for record in reader.new():
+                state = apply(state, record.event) if state else begin(record.event)
+                show_it(record, state)
+            if not running:
+                break
+            time.sleep(POLL_SECONDS)
+    if state:
+        show_it.conclude(door.result(directory, state), state)
+
+
+def described(run: KnownRun) -> dict[str, Any]:
+    """A run for programs."""
+    body: dict[str, Any] = {
+        "run_id": run.run_id,
+        "status": run.status,
+        "created_at": run.created_at,
+        "certified_dir": str(run.directory),
+        "problem": run.problem,
+    }
+    if run.state:
+        body |= {
+            "version": run.state.accepted.version,
+            "base_models": list(run.state.keys),
+            "multiModelMode": len(run.state.keys) > 1,
+            "current_epoch": run.state.epochs_done,
+            "total_epochs": run.state.total_epochs,
+            "progress_percent": run.state.progress_percent,
+            "auto_stop_info": auto_stop_info(run.state.auto_stop),
+            "champion": run.state.result.champion if run.state.result else None,
+            "failed_models": run.state.quarantined,
+        }
+    return body

@@ -1,0 +1,96 @@
+"""`oneseek train`, `resume` and `stop`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from oneseek import runs
+from oneseek.api import home
+from oneseek.cli import options
+from oneseek.cli.watching import watching
+from oneseek.config.sources import resolve
+from oneseek.runs import Recorder
+
+
+@click.command(
+    cls=options.ListsCommand, params=[*options.settings(), *options.places(), *options.as_json()], no_args_is_help=True
+)
+def train(
+    root: Path | None,
+    models_dir: Path | None,
+    config_file: Path | None,
+    assigned: tuple[str, ...],
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Train a LoRA adapter for each selected base model, side by side on the same rows.
+
+    Everything that would make the run fail is told before it starts (exit code 2). Ctrl-C stops it; `oneseek resume`
+    goes on from the last whole epoch, to the same bits.
+
+    \b
+    oneseek train --dataset rows.jsonl --base-models mistral-7b llama-2-7b --epochs 3
+    """
+    resolved = resolve(file=config_file, environment=os.environ, flags=options.given(values, assigned))
+    with ExitStack() as open_until_the_end:
+        watch = open_until_the_end.enter_context(watching(resolved.config.live_leaderboard, as_json=as_json))
+        run = open_until_the_end.enter_context(
+            runs.submit(resolved.config, home(root, models_dir), problems=resolved.problems, watch=watch)
+        )
+        _train(run)
+    watch.conclude(runs.result(run.directory, run.state), run.state)
+
+
+@click.command(params=[*options.places(), *options.as_json()])
+@click.argument("run")
+def resume(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+    """Go on with a run that was stopped or broken off. RUN is its id or its directory.
+
+    \b
+    oneseek resume run-20251122-143025
+    """
+    directory = runs.find(run, home(root, models_dir))
+    with ExitStack() as open_until_the_end:
+        watch = open_until_the_end.enter_context(watching(None, as_json=as_json))
+        taken_up = open_until_the_end.enter_context(runs.resume(directory, watch))
+        _train(taken_up)
+    watch.conclude(runs.result(directory, taken_up.state), taken_up.state)
+
+
+@click.command(params=options.places())
+@click.option("--now", is_flag=True, help="Don't wait for the end of the epoch; what it did is lost.")
+@click.argument("run")
+def stop(run: str, root: Path | None, models_dir: Path | None, now: bool) -> None:
+    """Ask a running run to stop after the epoch that it is in. RUN is its id or its directory.
+
+    \b
+    oneseek stop run-20251122-143025
+    """
+    directory = runs.find(run, home(root, models_dir))
+    runs.stop(directory, now=now)
+    when = "at once" if now else "after this epoch"
+    click.echo(f"{directory.run_id} will stop {when}. Go on with: oneseek resume {directory.run_id}")
+
+
+def _train(run: Recorder) -> None:
+    """Train; a polite kill is a Ctrl-C. A run that was broken off says how to go on."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        runs.train(run)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nStopped after epoch {run.state.epochs_done}. Go on with: oneseek resume {run.state.run_id}",
+            file=sys.stderr,
+        )
+        raise

@@ -1,0 +1,271 @@
+"""What a run shows while it trains: a live leaderboard in a terminal, lines in a pipe, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from oneseek.config.schema import DisplaySection, LiveLeaderboardSection
+from oneseek.events import (
+    AutoStopTriggered,
+    CheckpointDamaged,
+    EpochCommitted,
+    Event,
+    ModelFailed,
+    RunAccepted,
+    RunPlanned,
+    RunResumed,
+    RunStopped,
+    WorkerRestarted,
+)
+from oneseek.events.state import RunState
+from oneseek.events.wire import leaderboard, overfits, wire
+from oneseek.journal.record import Record
+from oneseek.runs import Result
+
+
+class Watching(Protocol):
+    """Is shown every record with the state after it, and the result at the end."""
+
+    def __call__(self, record: Record, state: RunState) -> None: ...
+    def conclude(self, result: Result, state: RunState) -> None: ...
+
+
+@contextmanager
+def watching(settings: LiveLeaderboardSection | None, *, as_json: bool) -> Iterator[Watching]:
+    """The watcher that suits where the output goes. `settings` None: those of the run, once it is known."""
+    settings = settings or LiveLeaderboardSection()
+    if as_json:
+        yield JsonLines()
+        return
+    console = Console()
+    if not (console.is_terminal and settings.enabled):
+        yield Lines(console, settings.display)
+        return
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        yield Board(live, settings.display)
+
+
+class JsonLines:
+    """Each event in wire form on a line, the result last."""
+
+    def __call__(self, record: Record, state: RunState) -> None:
+        _write(wire(record.seq, record.at, record.event, state))
+
+    def conclude(self, result: Result, state: RunState) -> None:
+        _write(result.wire())
+
+
+class Lines:
+    """A line for what matters, the leaderboard at the end."""
+
+    def __init__(self, console: Console, display: DisplaySection) -> None:
+        self._console = console
+        self._display = display
+
+    def __call__(self, record: Record, state: RunState) -> None:
+        for line in told(record.event, state):
+            self._console.print(line, soft_wrap=True)
+        if isinstance(record.event, EpochCommitted):
+            self._console.print(_epoch_line(state), soft_wrap=True)
+
+    def conclude(self, result: Result, state: RunState) -> None:
+        self._console.print(board(state, self._display, None))
+        for line in concluded(result, state):
+            self._console.print(line, soft_wrap=True)
+
+
+class Board:
+    """The leaderboard in place, what matters above it."""
+
+    def __init__(self, live: Live, display: DisplaySection) -> None:
+        self._live = live
+        self._display = display
+        self._clock = Clock()
+
+    def __call__(self, record: Record, state: RunState) -> None:
+        for line in told(record.event, state):
+            self._live.console.print(line)
+        self._live.update(board(state, self._display, self._clock.left(state)))
+
+    def conclude(self, result: Result, state: RunState) -> None:
+        console = self._live.console
+        console.print(board(state, self._display, None))
+        for line in concluded(result, state):
+            console.print(line, soft_wrap=True)
+
+
+class Clock:
+    """Seconds left, from how long the share done since we began to watch has taken."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, float] | None = None
+
+    def left(self, state: RunState) -> float | None:
+        done = state.progress_percent
+        if self._began is None:
+            if state.planned:
+                self._began = (time.monotonic(), done)
+            return None
+        since, at_first = self._began
+        return (time.monotonic() - since) / (done - at_first) * (100 - done) if done > at_first else None
+
+
+def told(event: Event, state: RunState) -> Iterator[Text]:
+    """What a person should know of an event, besides the leaderboard."""
+    match event:
+        case RunAccepted():
+            yield Text(f"{event.run_id}  version {event.version}", style="bold")
+            for warning in event.warnings:
+                yield Text(f"! {warning}", style="yellow")
+            yield Text(f"Training {len(event.models)} selected model(s):")
+            for model in event.models:
+                yield Text(f"  {model.display_name}  {model.path}")
+            yield Text(f"Available: {', '.join(event.available)}")
+            data = event.dataset
+            yield Text(
+                f"Dataset: {data.training_rows} rows to train on, {data.validation_rows} to validate on ({data.format})"
+            )
+        case RunPlanned():
+            yield from _planned(event)
+        case RunResumed():
+            yield Text(f"{state.run_id}: going on after epoch {event.epoch}", style="bold")
+        case WorkerRestarted():
+            yield Text(f"! {event.model}: its worker was lost and is started again. {event.cause}", style="yellow")
+        case CheckpointDamaged():
+            yield Text(f"! {event.model}: {event.problem} Epoch {event.epoch} is trained again.", style="yellow")
+        case ModelFailed():
+            yield Text(f"✗ {event.model} has failed. {event.problem} {event.fix}", style="red")
+        case EpochCommitted():
+            for key, cause in event.quarantined.items():
+                yield Text(f"✗ {key} is quarantined: {cause}", style="red")
+            for key in event.results:
+                if overfits(state, key):
+                    yield Text(f"! {key}: overfitting; validation loss rose while training loss fell", style="yellow")
+        case AutoStopTriggered():
+            yield Text(f"Nothing more is learned (changes below {event.threshold:g}): stopping.", style="bold")
+        case RunStopped():
+            yield Text(f"Stopped after epoch {state.epochs_done}. Go on with: oneseek resume {state.run_id}")
+        case _:
+            return
+
+
+def _planned(event: RunPlanned) -> Iterator[Text]:
+    for plan in event.models:
+        share = 100 * plan.trainable_parameters / plan.parameters
+        yield Text(
+            f"  {plan.key}: {plan.parameters:,} parameters, {plan.trainable_parameters:,} trained ({share:.1f} %) in "
+            f"{', '.join(plan.target_modules)}; {plan.steps_per_epoch} steps an epoch, {plan.dtype} on {plan.device}, "
+            f"{plan.threads} thread(s)"
+        )
+        if plan.truncated_rows:
+            yield Text(
+                f"! {plan.key}: {plan.truncated_rows} rows are longer than data.max_length and are cut", "yellow"
+            )
+        if plan.rows_without_labels:
+            yield Text(f"! {plan.key}: {plan.rows_without_labels} rows have nothing left to learn from", "yellow")
+    if event.excluded_validation_rows:
+        yield Text(
+            f"! {len(event.excluded_validation_rows)} validation rows can't be compared between the models and don't "
+            "count in bits per byte",
+            "yellow",
+        )
+
+
+def board(state: RunState, display: DisplaySection, left: float | None) -> RenderableType:
+    """The leaderboard, with progress and the auto-stop countdown below it."""
+    table = Table(title=f"epoch {min(state.epoch, state.total_epochs)} of {state.total_epochs}", title_justify="left")
+    table.add_column("#", justify="right")
+    table.add_column("model", overflow="fold")
+    if display.show_loss_per_model:
+        table.add_column("val loss", justify="right")
+    table.add_column("bits/byte", justify="right")
+    if display.show_weights:
+        table.add_column("weight", justify="right")
+    if display.show_lr_multipliers:
+        table.add_column("learning rate", justify="right")
+    table.add_column("tok/s", justify="right")
+    if display.show_progress:
+        table.add_column("progress", justify="right")
+    for row in leaderboard(state):
+        gone = row["status"] == "quarantined"
+        cells = [str(row["rank"]), row["display_name"]]
+        if display.show_loss_per_model:
+            cells.append(_number(row["val_loss"], "{:.4f}"))
+        cells.append(_number(row["bits_per_byte"], "{:.4f}"))
+        if display.show_weights:
+            cells.append(_number(row["weight"], "{:.4f}"))
+        if display.show_lr_multipliers:
+            cells.append(_number(row["lr_multiplier"], "{:.3g}"))
+        cells.append(_number(row["tokens_per_second"], "{:,.0f}"))
+        if display.show_progress:
+            cells.append("quarantined" if gone else _step(state, row["model"]))
+        table.add_row(*map(Text, cells), style="dim" if gone else "")
+    return Group(table, Text(_below(state, left), style="dim"))
+
+
+def _below(state: RunState, left: float | None) -> str:
+    parts = [f"{state.progress_percent:.0f} % done"]
+    if left is not None:
+        parts.append(f"about {_duration(left)} left")
+    if state.auto_stop and state.config["confidence_auto_stop"]["enabled"]:
+        parts.append(f"auto-stop after {state.auto_stop.remaining} more epochs without change")
+    return ", ".join(parts)
+
+
+def _step(state: RunState, key: str) -> str:
+    if key in state.verified:
+        return f"✓ epoch {state.verified[key].epoch}"
+    if key in state.finished:
+        return "✓"
+    step = state.progress.get(key)
+    return f"{step.step}/{step.steps}" if step else ""
+
+
+def _epoch_line(state: RunState) -> Text:
+    commit = state.committed[-1]
+    ranked = [
+        f"{row['rank']} {row['model']} {_number(row['bits_per_byte'], '{:.4f}')} "
+        f"(weight {_number(row['weight'], '{:.2f}')})"
+        for row in leaderboard(state)
+        if row["model"] in commit.results
+    ]
+    return Text(
+        f"epoch {commit.epoch}/{state.total_epochs}  bits/byte: {', '.join(ranked)}; auto-stop in "
+        f"{commit.auto_stop.remaining}"
+    )
+
+
+def concluded(result: Result, state: RunState) -> Iterator[Text]:
+    """The result, in words."""
+    if result.champion:
+        names = {model.key: model.display_name for model in state.accepted.models}
+        yield Text(f"Champion: {names[result.champion]}", style="bold green")
+        yield Text(f"DNA: {result.dna}")
+    for key, cause in result.failed_models.items():
+        yield Text(f"✗ {key} was quarantined: {cause}", style="red")
+    yield Text(f"{result.run_id} is {result.status}: {result.certified_dir}")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def _write(body: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(body) + b"\n")
+    sys.stdout.flush()

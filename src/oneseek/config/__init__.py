@@ -1,0 +1,1 @@
+"""Configuration: one schema with every default, and the sources that values come from."""

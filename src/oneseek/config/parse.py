@@ -1,0 +1,268 @@
+"""From untyped settings to a TrainingConfig, with everything that is wrong in plain words.
+
+    raw settings -> parse -> TrainingConfig, and one ConfigProblem for each value that could not be taken
+
+A value that cannot be taken is left out, so its default stands in and every other rule can still speak. A config with
+problems is only for judging, never for a run.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from oneseek.config.reference import Setting, section_of, setting_of, settings
+from oneseek.config.schema import MODEL_OVERRIDABLE, TrainingConfig
+from oneseek.names import nearest_name
+
+Path = tuple[str, ...]
+Tree = dict[str, Any]
+
+
+class ConfigProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting that cannot be taken. `field` is its dotted path, `value` what was given.
+
+    `type`: not the kind of value that the field holds. `bound`: a number outside its bounds. `value`: none of the
+    values that the field knows. `conflict`: right by itself, wrong beside another setting.
+    """
+
+    kind: Literal["unknown", "type", "bound", "value", "conflict"]
+    field: str
+    value: Any
+    problem: str
+    fix: str
+
+
+def parse(raw: Mapping[Any, Any]) -> tuple[TrainingConfig, tuple[ConfigProblem, ...]]:
+    """The configuration that `raw` (nested mappings by section) asks for, and every problem in it.
+
+    Numbers may be text (YAML 1.1 reads 1e-4 as text). Never raises for anything a person can write.
+    """
+    problems: list[ConfigProblem] = []
+    tree = _with_text_keys(raw, (), problems)
+    problems += _switches_for_numbers(tree)
+    problems += _selected_twice(tree)
+    while True:
+        try:
+            return TrainingConfig.model_validate(tree), tuple(problems)
+        except ValidationError as error:
+            # Each round takes out at least one value, so this ends; checks between fields only speak in a later round.
+            found = {_path_in(tree, details["loc"]): details for details in reversed(error.errors())}
+            problems += [_problem(path, _at(tree, path), found[path]) for path in reversed(found)]
+            for path in found:
+                _drop(tree, path)
+
+
+def shown(value: Any) -> str:
+    """A value as people would write it, shortened where it is long."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "empty"}[value]
+    if isinstance(value, str) and _is_number(value):
+        return value.strip()
+    return _short.repr(value)
+
+
+def _with_text_keys(raw: Mapping[Any, Any], path: Path, problems: list[ConfigProblem]) -> Tree:
+    """A copy to work on. An empty section is left out: YAML reads one whose lines are all comments as null."""
+    tree: Tree = {}
+    for key, value in raw.items():
+        here = (*path, str(key))
+        if not isinstance(key, str):
+            problems.append(
+                ConfigProblem(
+                    kind="unknown",
+                    field=".".join(here),
+                    value=value,
+                    problem=f"{shown(key)} is not the name of a setting.",
+                    fix="Remove it, or put it in quotes where it is a model key.",
+                )
+            )
+        elif isinstance(value, Mapping):
+            tree[key] = _with_text_keys(value, here, problems)
+        elif value is not None or not _is_place_for_settings(here):
+            tree[key] = value
+    return tree
+
+
+def _is_place_for_settings(path: Path) -> bool:
+    return section_of(path) is not None or (path[0] == "per_model" and len(path) <= 3)
+
+
+def _switches_for_numbers(tree: Tree) -> list[ConfigProblem]:
+    """`true` is 1 to Python and pydantic; a person who writes it for a number has mistaken the field."""
+    problems = []
+    for path, value in list(leaves(tree)):
+        setting = setting_of(".".join(path))
+        if isinstance(value, bool) and setting is not None and setting.kind in ("number", "whole number"):
+            problems.append(_about(setting, "type", path, value))
+            _drop(tree, path)
+    return problems
+
+
+def _selected_twice(tree: Tree) -> list[ConfigProblem]:
+    model = tree.get("model")
+    if not isinstance(model, dict) or not model.get("name") or not model.get("base_models"):
+        return []
+    name, models = model["name"], model["base_models"]
+    if models in (name, [name], (name,)):
+        return []
+    del model["name"]
+    return [
+        ConfigProblem(
+            kind="conflict",
+            field="model.name",
+            value=name,
+            problem=f"model.name is {shown(name)} and model.base_models is {shown(models)}.",
+            fix="Give one of them: model.name for one base model, model.base_models for several.",
+        )
+    ]
+
+
+def leaves(tree: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every value that is not a mapping, with its path."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _path_in(tree: Tree, location: tuple[int | str, ...]) -> Path:
+    """The part of pydantic's location that is in `tree`; what follows is an index or an alternative of a union."""
+    path: list[str] = []
+    inner: Any = tree
+    for step in location:
+        if not isinstance(inner, Mapping) or step not in inner:
+            break
+        inner = inner[step]
+        path.append(str(step))
+    return tuple(path)
+
+
+def _at(tree: Tree, path: Path) -> Any:
+    inner: Any = tree
+    for step in path:
+        inner = inner[step]
+    return inner
+
+
+def _drop(tree: Tree, path: Path) -> None:
+    del _at(tree, path[:-1])[path[-1]]
+
+
+def _problem(path: Path, value: Any, details: ErrorDetails) -> ConfigProblem:
+    setting = setting_of(".".join(path))
+    if details["type"] == "extra_forbidden":
+        return _unknown(path, value)
+    if setting is None:
+        return _not_a_section(path, value)
+    match details["type"]:
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" | "finite_number":
+            return _about(setting, "bound", path, value)
+        case "literal_error" if setting.kind == "choice":
+            return _about(setting, "value", path, value)
+        case "value_error":
+            return _said(path, value, details)
+        case _:
+            return _about(setting, "type", path, value)
+
+
+def _about(setting: Setting, kind: Literal["type", "bound", "value"], path: Path, value: Any) -> ConfigProblem:
+    field = ".".join(path)
+    return ConfigProblem(
+        kind=kind,
+        field=field,
+        value=value,
+        problem=f"{field} is {shown(value)}.",
+        fix=f"Set {field} to {setting.expects}.",
+    )
+
+
+def _said(path: Path, value: Any, details: ErrorDetails) -> ConfigProblem:
+    """What one of the schema's own validators said."""
+    field = ".".join(path)
+    reason = str(details.get("ctx", {}).get("error", details["msg"])).rstrip(".")
+    return ConfigProblem(
+        kind="value",
+        field=field,
+        value=value,
+        problem=f"{field} is {shown(value)}: {reason}.",
+        fix=f"Correct {field}, or remove it.",
+    )
+
+
+def _not_a_section(path: Path, value: Any) -> ConfigProblem:
+    field = ".".join(path)
+    section = section_of(path)
+    inside = ", ".join(section.model_fields) if section else "lora and training, each with its own settings"
+    return ConfigProblem(
+        kind="type",
+        field=field,
+        value=value,
+        problem=f"{field} is {shown(value)}, where a section is needed.",
+        fix=f"Write {field} with its settings under it: {inside}.",
+    )
+
+
+def _unknown(path: Path, value: Any) -> ConfigProblem:
+    return ConfigProblem(
+        kind="unknown",
+        field=".".join(path),
+        value=value,
+        problem=f"{'.'.join(path)} is not a setting.",
+        fix=_meant(path),
+    )
+
+
+def _meant(path: Path) -> str:
+    """The fix for an unknown key: the section that it belongs to, or the nearest name."""
+    *parents, name = path
+    field = ".".join(path)
+    if path[0] == "per_model":
+        return _meant_for_one_model(path)
+    homes = [known for known in settings() if known.rpartition(".")[2] == name]
+    if homes:
+        sections = " or ".join(home.rpartition(".")[0] for home in homes)
+        return f"{name} belongs to {sections}: set {' or '.join(homes)}."
+    section = section_of(tuple(parents))
+    near = nearest_name(name, section.model_fields) if section else None
+    if near:
+        return f"Did you mean {'.'.join((*parents, near))}?"
+    # Inside a section, what is near in another one is rarely meant: lora.rank is not training.rank_by.
+    elsewhere = nearest_name(name, {known.rpartition(".")[2] for known in settings()}) if not parents else None
+    if elsewhere:
+        return f"Did you mean {' or '.join(known for known in settings() if known.rpartition('.')[2] == elsewhere)}?"
+    known = ", ".join(section.model_fields) if section else ", ".join(TrainingConfig.model_fields)
+    return f"Remove {field}. {'.'.join(parents) or 'A configuration'} has: {known}."
+
+
+def _meant_for_one_model(path: Path) -> str:
+    key, *inside = path[1:]
+    if len(inside) == 1:
+        return f"Write it under per_model.{key}.lora or per_model.{key}.training."
+    section, name = inside[0], inside[-1]
+    allowed = MODEL_OVERRIDABLE.get(section, frozenset())
+    if f"{section}.{name}" in settings():
+        return f"{section}.{name} is the same for every model: set {section}.{name}."
+    near = nearest_name(name, allowed)
+    if near:
+        return f"Did you mean per_model.{key}.{section}.{near}?"
+    return f"Remove it. Per model there are: {', '.join(sorted(allowed))}."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_short = reprlib.Repr()
+_short.maxstring = 80
+_short.maxother = 80

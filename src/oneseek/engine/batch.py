@@ -1,0 +1,59 @@
+"""Rows put together for one forward pass, and what the model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from oneseek.engine.examples import IGNORED, Example
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded on the right to the longest. All tensors are (rows, tokens)."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    answers: Tensor  # learned tokens that count for bits per byte
+
+    @property
+    def tokens(self) -> int:
+        return int(self.attention_mask.sum())
+
+
+def collate(examples: Sequence[Example], device: torch.device, counted: Sequence[bool] = ()) -> Batch:
+    """Pad examples on the right with token 0, which nothing attends to and nobody learns.
+
+    counted: which rows' answers count for bits per byte; all of them when not given.
+    """
+    longest = max(len(example.input_ids) for example in examples)
+    counts = counted or [True] * len(examples)
+
+    def padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+        return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], device=device)
+
+    return Batch(
+        input_ids=padded([e.input_ids for e in examples], 0),
+        attention_mask=padded([[1] * len(e.input_ids) for e in examples], 0),
+        labels=padded([e.labels for e in examples], IGNORED),
+        answers=padded([[m and c for m in e.answer_mask] for e, c in zip(examples, counts, strict=True)], 0).bool(),
+    )
+
+
+def token_nats(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy in nats of every learned token given the tokens before it, in fp32: (learned,)."""
+    targets = batch.labels[:, 1:]
+    learned = targets != IGNORED
+    predicted = logits(model, batch)[:, :-1][learned].float()  # (learned, vocab)
+    return nn.functional.cross_entropy(predicted, targets[learned], reduction="none")
+
+
+def logits(model: nn.Module, batch: Batch) -> Tensor:
+    """(rows, tokens, vocab), in the model's dtype."""
+    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    found: Tensor = output.logits
+    return found

@@ -1,0 +1,168 @@
+"""Checkpoints: directories that are whole or not there, and are checked before anything in them is loaded.
+
+    epoch-3/
+      <files>
+      manifest.json      SHA-256 and size of each file, written last
+
+A directory is built as `epoch-3.tmp`, every file is flushed to disk, then it is renamed (threats.md, "power cut in
+checkpoint"). One flipped bit in a tensor would load silently, so digests are compared first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from oneseek.engine.interface import checkpoint_directory
+from oneseek.errors import WorkerFailed
+from oneseek.files.durable import TEMP_SUFFIX, storage_errors, sync_directory
+
+MANIFEST = "manifest.json"
+
+
+def write(directory: Path, epoch: int, files: Mapping[str, bytes]) -> str:
+    """Put the checkpoint of `epoch` into a trainer's own `directory`, over one that may be there.
+
+    Returns the SHA-256 in hex of its manifest.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    manifest = _manifest(files)
+    write_directory(checkpoint_directory(directory, epoch), {**files, MANIFEST: manifest})
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def read(directory: Path, epoch: int) -> dict[str, bytes]:
+    """The files of the checkpoint of `epoch`, without the manifest, after every digest was compared.
+
+    Raises:
+        WorkerFailed: a file is missing, unexpected, or not what was written; the problem names it.
+    """
+    checkpoint = checkpoint_directory(directory, epoch)
+    manifest = _read_manifest(checkpoint)
+    found = {path.name for path in checkpoint.iterdir()} - {MANIFEST}
+    for name in sorted(found ^ set(manifest)):
+        raise _damaged(checkpoint / name, "is missing" if name in manifest else "is not in the manifest")
+    return {name: _read_file(checkpoint / name, entry) for name, entry in manifest.items()}
+
+
+def newest_intact(directory: Path, at_most: int) -> tuple[int, dict[str, bytes], list[tuple[int, str]]]:
+    """The newest checkpoint that is whole and not after epoch `at_most`.
+
+    Returns its epoch and files (0 and none where there is no such checkpoint), and the damaged ones met on the way,
+    newest first, each as (epoch, problem).
+    """
+    damaged: list[tuple[int, str]] = []
+    for epoch in sorted((epoch for epoch in _epochs(directory) if epoch <= at_most), reverse=True):
+        try:
+            return epoch, read(directory, epoch), damaged
+        except WorkerFailed as error:
+            damaged.append((epoch, error.problem))
+    return 0, {}, damaged
+
+
+def prune(directory: Path, keep: Collection[int]) -> None:
+    """Remove the checkpoints of all epochs but those in `keep`.
+
+    Raises:
+        StorageError: one could not be removed.
+    """
+    for epoch in _epochs(directory) - set(keep):
+        checkpoint = checkpoint_directory(directory, epoch)
+        leftover = checkpoint.with_name(f"{checkpoint.name}.old{TEMP_SUFFIX}")
+        with storage_errors(checkpoint):
+            _remove(leftover)
+            checkpoint.rename(leftover)  # never a checkpoint with half of its files
+            _remove(leftover)
+
+
+def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
+    """Make `target` a directory of exactly `files` (names may have folders), in one rename, all of it on disk.
+
+    A `target` that is there is set aside first and removed after; between the two there is none, never a mixture.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    temporary = target.with_name(target.name + TEMP_SUFFIX)
+    replaced = target.with_name(f"{target.name}.old{TEMP_SUFFIX}")
+    with storage_errors(target):
+        _remove(temporary)
+        _remove(replaced)
+        temporary.mkdir(parents=True)
+        for name, data in files.items():
+            _write_file(temporary / name, data)
+        for folder in sorted({temporary, *((temporary / name).parent for name in files)}, reverse=True):
+            sync_directory(folder)
+        if target.exists():
+            target.rename(replaced)
+        temporary.rename(target)
+        sync_directory(target.parent)
+        _remove(replaced)
+
+
+def _manifest(files: Mapping[str, bytes]) -> bytes:
+    entries = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in sorted(files.items())
+    }
+    return json.dumps(entries, indent=2).encode() + b"\n"
+
+
+def _read_manifest(checkpoint: Path) -> dict[str, dict[str, object]]:
+    """The manifest, which must be byte for byte as `_manifest` writes it: no bit of it is free."""
+    path = checkpoint / MANIFEST
+    try:
+        data = path.read_bytes()
+        entries = json.loads(data)
+        intact = data == json.dumps(entries, indent=2).encode() + b"\n" and all(
+            set(entry) == {"sha256", "size"} for entry in entries.values()
+        )
+    except OSError as error:
+        raise _damaged(path, f"can't be read ({error.strerror})") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _damaged(path, "is not a manifest") from error
+    if not intact:
+        raise _damaged(path, "is not a manifest")
+    return dict(entries)
+
+
+def _read_file(path: Path, entry: Mapping[str, object]) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, f"can't be read ({error.strerror})") from error
+    if len(data) != entry["size"]:
+        raise _damaged(path, f"has {len(data)} bytes, {entry['size']} were written")
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise _damaged(path, "is not what was written: its SHA-256 differs")
+    return data
+
+
+def _damaged(path: Path, problem: str) -> WorkerFailed:
+    return WorkerFailed("crashed", f"{path.parent.name}/{path.name} {problem}.", "The epoch before is used.")
+
+
+def _epochs(directory: Path) -> set[int]:
+    if not directory.is_dir():
+        return set()
+    names = (re.fullmatch(r"epoch-([1-9]\d*)", path.name) for path in directory.iterdir())
+    return {int(name[1]) for name in names if name}
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)

@@ -1,0 +1,152 @@
+"""What a trainer is told, what it answers, and what it must be able to do.
+
+One trainer trains one model. Two implementations keep this contract: the real one, on torch, and `scripted.py`, its
+twin without torch, which tests use where the training itself does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+EngineName = Literal["torch", "scripted"]
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one model's training depends on. Paths are absolute.
+
+    `directory` is the trainer's own: its checkpoints (`epoch-N/`) and its export are written there, and nowhere else.
+    `threads` is its share of the machine's cores.
+    """
+
+    engine: EngineName
+    key: str
+    model_path: str
+    dataset_path: str
+    dataset_sha256: str
+    format: str
+    strategy: Literal["chat", "standard"]
+    validation_split: float
+    max_length: int
+    directory: str
+    threads: int
+    seed: int
+    num_epochs: int
+    batch_size: int
+    gradient_accumulation_steps: int
+    lr_scheduler: Literal["linear", "cosine", "constant"]
+    warmup_ratio: float
+    max_grad_norm: float
+    weight_decay: float
+    lora_r: int
+    lora_alpha: float
+    lora_dropout: float
+    target_modules: tuple[str, ...]
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Model and data are loaded. Counts are of the training rows unless they say validation.
+
+    `fingerprint` names what must be equal for bit-equal weights: torch, CPU or GPU, operating system.
+    `truncated_validation_rows` are indices into the validation rows.
+    """
+
+    dtype: str
+    device: str
+    attention: str
+    threads: int
+    target_modules: tuple[str, ...]
+    parameters: int
+    trainable_parameters: int
+    steps_per_epoch: int
+    training_tokens: int
+    supervised_tokens: int
+    truncated_rows: int
+    rows_without_labels: int
+    truncated_validation_rows: tuple[int, ...]
+    fingerprint: dict[str, str]
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """After an optimiser step. `loss` is nats per supervised token of that step."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+
+
+class EpochResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An epoch was trained and evaluated, and its checkpoint is whole on disk.
+
+    Losses are nats per supervised token; `bits_per_byte` is None where every validation row is excluded.
+    `checkpoint` is the SHA-256 of the checkpoint's manifest.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    bits_per_byte: float | None
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+    memory_bytes: int
+    checkpoint: str
+
+
+class Damaged(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A checkpoint that is not what was written was found, and not used."""
+
+    epoch: int
+    problem: str
+
+
+class Exported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The adapter of `epoch` is in `<directory>/export/adapter`, the same tensors in `<directory>/export/weights.pth`.
+
+    Both were read back: `tensors_sha256` is over (name, dtype, shape, bytes), `lora_b_norm` the L2 norm of all LoRA B
+    together, `output_difference` the largest absolute difference to the base model in the logits of a validation row.
+    """
+
+    epoch: int
+    tensors_sha256: str
+    lora_b_norm: float
+    output_difference: float
+
+
+Report = Callable[[Progress | Damaged], None]
+
+
+class Trainer(Protocol):
+    """One model's training. Every method may raise WorkerFailed; what else escapes counts as a crash.
+
+    The learning rates of epochs 1, 2, … (before the schedule) determine every weight, given the assignment. So a state
+    is named by an epoch and the learning rates up to it, and can always be reached: from the newest intact checkpoint
+    at or before it, training the epochs between again, bit for bit.
+    """
+
+    def prepare(self) -> Prepared:
+        """Load the base model, put the adapter in, read and tokenise the rows."""
+
+    def train_epoch(
+        self, epoch: int, learning_rates: Sequence[float], excluded_validation_rows: Sequence[int], report: Report
+    ) -> EpochResult:
+        """Train epoch `epoch` (from 1) after reaching the state before it; evaluate; write the checkpoint.
+
+        learning_rates: those of epochs 1 to `epoch`, base learning rate times adaptive weight.
+        Raises WorkerFailed("diverged") when a loss is NaN or infinite.
+        """
+
+    def export(self, epoch: int, learning_rates: Sequence[float], report: Report) -> Exported:
+        """Write the adapter of `epoch`, read it back and check it."""
+
+
+def checkpoint_directory(directory: Path, epoch: int) -> Path:
+    """`epoch-3` in a trainer's own directory."""
+    return directory / f"epoch-{epoch}"

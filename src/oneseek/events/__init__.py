@@ -1,0 +1,290 @@
+"""Everything that can happen in a run: past tense, frozen, one struct each.
+
+`state.py` folds them into what a run is now; `wire.py` says how they look to a program that listens.
+An event is only ever added to, never changed: journals of every release must still replay.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A value inside an event."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
+    """Something that happened in a run."""
+
+
+# -- what a run was asked for --------------------------------------------------------------------------------------
+
+
+class SelectedModel(Part, frozen=True, kw_only=True):
+    """A base model of the selection. Digests are SHA-256 in hex of what the recipe names; `memory_bytes` is the
+    estimate of what training it takes."""
+
+    key: str
+    display_name: str
+    path: str
+    target_modules: tuple[str, ...]
+    memory_bytes: int
+    weights_sha256: str
+    config_sha256: str
+    tokenizer_sha256: str
+    template_sha256: str | None
+
+
+class DatasetUsed(Part, frozen=True, kw_only=True):
+    """The training data: `sha256` of the file's bytes, `rows_sha256` of the rows used with their split."""
+
+    path: str
+    sha256: str
+    format: str
+    strategy: Literal["chat", "standard"]
+    training_rows: int
+    validation_rows: int
+    rows_sha256: str
+
+
+class RunAccepted(Event, frozen=True, kw_only=True):
+    """The run exists: id and version are reserved, every finding that refuses a run is absent."""
+
+    run_id: str
+    version: str
+    oneseek_version: str
+    engine: Literal["torch", "scripted"]
+    config: dict[str, Any]
+    models: tuple[SelectedModel, ...]
+    available: tuple[str, ...]
+    dataset: DatasetUsed
+    warnings: tuple[str, ...] = ()
+
+
+# -- what could change the arithmetic, frozen ----------------------------------------------------------------------
+
+
+class ModelPlan(Part, frozen=True, kw_only=True):
+    """What one model's worker found, and must find again when the run is resumed."""
+
+    key: str
+    dtype: str
+    device: str
+    attention: str
+    threads: int
+    target_modules: tuple[str, ...]
+    parameters: int
+    trainable_parameters: int
+    steps_per_epoch: int
+    training_tokens: int
+    supervised_tokens: int
+    truncated_rows: int
+    rows_without_labels: int
+    fingerprint: dict[str, str]
+
+
+class RunPlanned(Event, frozen=True, kw_only=True):
+    """Everything that could change a weight is decided: resume obeys it.
+
+    `excluded_validation_rows` are those that can't be compared (indices into the validation rows), because some model
+    had to truncate them or its template rewrites their answers: bits per byte leaves them out for all. `unprepared`
+    are the models that could not be loaded, with the cause.
+    """
+
+    models: tuple[ModelPlan, ...]
+    unprepared: dict[str, str]
+    at_once: int
+    rank_by: Literal["bits_per_byte", "val_loss"]
+    excluded_validation_rows: tuple[int, ...]
+
+
+# -- while it trains -----------------------------------------------------------------------------------------------
+
+
+class EpochStarted(Event, frozen=True, kw_only=True):
+    epoch: int
+    learning_rates: dict[str, float]
+
+
+class ProgressReported(Event, frozen=True, kw_only=True):
+    """Display only. `loss` is nats per supervised token of the last step."""
+
+    model: str
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+
+
+class EpochFinished(Event, frozen=True, kw_only=True):
+    """One model ended an epoch. Losses are nats per token, `bits_per_byte` bits per UTF-8 byte of the answers.
+
+    `checkpoint` is the SHA-256 of the checkpoint's manifest. Nothing of it counts before EpochCommitted.
+    """
+
+    model: str
+    epoch: int
+    train_loss: float
+    val_loss: float
+    bits_per_byte: float | None
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+    memory_bytes: int
+    checkpoint: str
+
+
+class CheckpointDamaged(Event, frozen=True, kw_only=True):
+    """A checkpoint is not what was written; its epoch is trained again from the one before."""
+
+    model: str
+    epoch: int
+    problem: str
+
+
+class WorkerRestarted(Event, frozen=True, kw_only=True):
+    """A worker was lost in an epoch; it goes on from the last committed one."""
+
+    model: str
+    epoch: int
+    attempt: int
+    cause: str
+
+
+class ModelFailed(Event, frozen=True, kw_only=True):
+    """A model can't go on. It leaves the live set when its epoch is committed."""
+
+    model: str
+    epoch: int
+    kind: str
+    problem: str
+    fix: str = ""
+
+
+class WeightsAdjusted(Event, frozen=True, kw_only=True):
+    """Display only: EpochCommitted carries the same weights."""
+
+    epoch: int
+    weights: dict[str, float]
+    learning_rates: dict[str, float]
+
+
+class AutoStop(Part, frozen=True, kw_only=True):
+    """`current_change`: how much the ranked metric moved, `None` where there is nothing to compare with."""
+
+    remaining: int
+    threshold: float
+    current_change: float | None
+    triggered: bool
+
+
+class EpochCommitted(Event, frozen=True, kw_only=True):
+    """The epoch holds: losses and the decisions made from them, in one record.
+
+    `weights` and `learning_rates` (of the next epoch) name the live models; `quarantined` names who left, and why.
+    """
+
+    epoch: int
+    results: dict[str, EpochFinished]
+    weights: dict[str, float]
+    learning_rates: dict[str, float]
+    total_loss: float | None
+    auto_stop: AutoStop
+    quarantined: dict[str, str]
+
+
+class AutoStopTriggered(Event, frozen=True, kw_only=True):
+    epoch: int
+    current_change: float | None
+    threshold: float
+
+
+# -- how it goes on, and ends --------------------------------------------------------------------------------------
+
+
+class StopRequested(Event, frozen=True, kw_only=True):
+    """Somebody asked the run to stop after the epoch that it is in."""
+
+
+class RunStopped(Event, frozen=True, kw_only=True):
+    """The run stopped as asked; it can be resumed."""
+
+
+class RunInterrupted(Event, frozen=True, kw_only=True):
+    """The run was broken off; it can be resumed from the last committed epoch."""
+
+    cause: str
+
+
+class RunResumed(Event, frozen=True, kw_only=True):
+    """Everything after the last EpochCommitted is void; `epoch` is that one's, 0 before the first."""
+
+    epoch: int
+
+
+class RunFailed(Event, frozen=True, kw_only=True):
+    problem: str
+    fix: str = ""
+
+
+class ModelVerified(Event, frozen=True, kw_only=True):
+    """The adapter was read back from disk, its LoRA B is not zero, and it changes the base model's output.
+
+    `tensors_sha256` is the digest over (name, dtype, shape, bytes) of its tensors; `output_difference` the largest
+    absolute difference in the logits of a validation row.
+    """
+
+    model: str
+    epoch: int
+    tensors_sha256: str
+    lora_b_norm: float
+    output_difference: float
+
+
+class RunFinished(Event, frozen=True, kw_only=True):
+    """The last record of a journal."""
+
+    champion: str
+    final_weights: dict[str, float]
+    quarantined: dict[str, str]
+    reason: Literal["all_epochs", "auto_stop"]
+
+
+AnyEvent = (
+    RunAccepted
+    | RunPlanned
+    | EpochStarted
+    | ProgressReported
+    | EpochFinished
+    | CheckpointDamaged
+    | WorkerRestarted
+    | ModelFailed
+    | WeightsAdjusted
+    | EpochCommitted
+    | AutoStopTriggered
+    | StopRequested
+    | RunStopped
+    | RunInterrupted
+    | RunResumed
+    | RunFailed
+    | ModelVerified
+    | RunFinished
+)
+
+# What only tells a watcher something: no fsync for these, and an interruption voids them.
+DISPLAY_ONLY: tuple[type[Event], ...] = (
+    EpochStarted,
+    ProgressReported,
+    EpochFinished,
+    CheckpointDamaged,
+    WorkerRestarted,
+    ModelFailed,
+    WeightsAdjusted,
+    AutoStopTriggered,
+    ModelVerified,
+)

@@ -1,0 +1,227 @@
+"""How a run looks to programs that listen: one object per journal record, and views of the state.
+
+Names and types of `epoch_end` are those that listeners of the old system know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from oneseek.events import (
+    AutoStop,
+    AutoStopTriggered,
+    CheckpointDamaged,
+    EpochCommitted,
+    EpochFinished,
+    EpochStarted,
+    Event,
+    ModelFailed,
+    ModelVerified,
+    ProgressReported,
+    RunAccepted,
+    RunFailed,
+    RunFinished,
+    RunInterrupted,
+    RunPlanned,
+    RunResumed,
+    RunStopped,
+    StopRequested,
+    WeightsAdjusted,
+    WorkerRestarted,
+)
+from oneseek.events.state import RunState
+
+Body = dict[str, Any]
+
+
+def wire(seq: int, at: str, event: Event, state: RunState) -> Body:
+    """A record on the wire. `state` is the run after it; `seq` is the journal's, so gaps are allowed."""
+    kind, body = _TABLE[type(event)]
+    return {"type": kind, "seq": seq, "run_id": state.run_id, **body(event, state), "timestamp": at}
+
+
+def _accepted(event: RunAccepted, state: RunState) -> Body:
+    return {
+        "version": event.version,
+        "base_models": list(state.keys),
+        "available_models": list(event.available),
+        "multiModelMode": len(event.models) > 1,
+        "total_epochs": state.total_epochs,
+        "dataset": {
+            "format": event.dataset.format,
+            "strategy": event.dataset.strategy,
+            "training_rows": event.dataset.training_rows,
+            "validation_rows": event.dataset.validation_rows,
+            "sha256": event.dataset.sha256,
+        },
+        "warnings": list(event.warnings),
+    }
+
+
+def _planned(event: RunPlanned, state: RunState) -> Body:
+    return {
+        "at_once": event.at_once,
+        "rank_by": event.rank_by,
+        "excluded_validation_rows": len(event.excluded_validation_rows),
+        "models": {
+            plan.key: {
+                "parameters": plan.parameters,
+                "trainable_parameters": plan.trainable_parameters,
+                "target_modules": list(plan.target_modules),
+                "dtype": plan.dtype,
+                "device": plan.device,
+                "threads": plan.threads,
+                "steps_per_epoch": plan.steps_per_epoch,
+                "truncated_rows": plan.truncated_rows,
+                "rows_without_labels": plan.rows_without_labels,
+            }
+            for plan in event.models
+        },
+    }
+
+
+def _progress(event: ProgressReported, state: RunState) -> Body:
+    return {
+        "model": event.model,
+        "epoch": event.epoch,
+        "step": event.step,
+        "steps": event.steps,
+        "loss": event.loss,
+        "learning_rate": event.learning_rate,
+        "gradient_norm": event.gradient_norm,
+        "tokens_per_second": event.tokens_per_second,
+        "progress_percent": state.progress_percent,
+    }
+
+
+def _model_epoch(event: EpochFinished, state: RunState) -> Body:
+    return {
+        "model": event.model,
+        "epoch": event.epoch,
+        "train_loss": event.train_loss,
+        "val_loss": event.val_loss,
+        "bits_per_byte": event.bits_per_byte,
+        "learning_rate": event.learning_rate,
+        "gradient_norm": event.gradient_norm,
+        "tokens_per_second": event.tokens_per_second,
+        "memory_bytes": event.memory_bytes,
+    }
+
+
+def epoch_end(event: EpochCommitted, state: RunState) -> Body:
+    """The body of `epoch_end`. A quarantined model's losses are null."""
+
+    def of(field: str) -> dict[str, Any]:
+        return {key: getattr(event.results[key], field) if key in event.results else None for key in state.keys}
+
+    return {
+        "epoch": event.epoch,
+        "total_epochs": state.total_epochs,
+        "val_losses": of("val_loss"),
+        "train_losses": of("train_loss"),
+        "bits_per_byte": of("bits_per_byte"),
+        "tokens_per_second": of("tokens_per_second"),
+        "weights": event.weights,
+        "lr_multipliers": event.learning_rates,
+        "total_loss": event.total_loss,
+        "auto_stop_info": auto_stop_info(event.auto_stop),
+        "quarantined": state.quarantined,
+        "overfitting": [key for key in event.results if overfits(state, key)],
+        "progress_percent": round(100 * event.epoch / state.total_epochs, 2),
+    }
+
+
+def auto_stop_info(info: AutoStop | None) -> Body | None:
+    if info is None:
+        return None
+    return {"remaining": info.remaining, "threshold": info.threshold, "current_change": info.current_change}
+
+
+def overfits(state: RunState, key: str) -> bool:
+    """Whether, in the last epoch, validation loss rose while training loss fell."""
+    if state.epochs_done < 2:
+        return False
+    before, after = (commit.results.get(key) for commit in state.committed[-2:])
+    return bool(before and after and after.val_loss > before.val_loss and after.train_loss < before.train_loss)
+
+
+def leaderboard(state: RunState) -> list[Body]:
+    """One row per model, the leader first: by the last committed ranked metric, quarantined models last."""
+    names = {model.key: model.display_name for model in state.accepted.models}
+    gone = state.quarantined
+
+    def order(key: str) -> tuple[bool, bool, float, str]:
+        value = state.metric(key, state.epochs_done)
+        return key in gone, value is None, value if value is not None else 0.0, key
+
+    rates = state.committed[-1].learning_rates if state.committed else {}
+    rows = []
+    for rank, key in enumerate(sorted(state.keys, key=order), start=1):
+        result = state.committed[-1].results.get(key) if state.committed else None
+        rows.append(
+            {
+                "rank": rank,
+                "model": key,
+                "display_name": names[key],
+                "val_loss": result.val_loss if result else None,
+                "bits_per_byte": result.bits_per_byte if result else None,
+                "weight": state.weights.get(key),
+                "lr_multiplier": rates.get(key),
+                "tokens_per_second": _speed(state, key),
+                "best_epoch": state.best_epoch(key) or None,
+                "overfitting": key not in gone and overfits(state, key),
+                "status": "quarantined" if key in gone else "verified" if key in state.verified else state.status,
+                "cause": gone.get(key),
+            }
+        )
+    return rows
+
+
+def _speed(state: RunState, key: str) -> float | None:
+    if key in state.progress:
+        return state.progress[key].tokens_per_second
+    if state.committed and key in state.committed[-1].results:
+        return state.committed[-1].results[key].tokens_per_second
+    return None
+
+
+def _fields(*names: str) -> Callable[[Any, RunState], Body]:
+    """A body that is some of the event's own fields."""
+    return lambda event, state: {name: getattr(event, name) for name in names}
+
+
+_TABLE: dict[type[Event], tuple[str, Callable[[Any, RunState], Body]]] = {
+    RunAccepted: ("run_accepted", _accepted),
+    RunPlanned: ("run_planned", _planned),
+    EpochStarted: (
+        "epoch_start",
+        lambda event, state: {
+            "epoch": event.epoch,
+            "total_epochs": state.total_epochs,
+            "lr_multipliers": event.learning_rates,
+        },
+    ),
+    ProgressReported: ("progress", _progress),
+    EpochFinished: ("model_epoch_end", _model_epoch),
+    CheckpointDamaged: ("checkpoint_damaged", _fields("model", "epoch", "problem")),
+    WorkerRestarted: ("worker_restarted", _fields("model", "epoch", "attempt", "cause")),
+    ModelFailed: ("training_error", _fields("model", "epoch", "kind", "problem", "fix")),
+    WeightsAdjusted: (
+        "weight_adjustment",
+        lambda event, state: {
+            "epoch": event.epoch,
+            "weights": event.weights,
+            "lr_multipliers": event.learning_rates,
+        },
+    ),
+    EpochCommitted: ("epoch_end", epoch_end),
+    AutoStopTriggered: ("auto_stop_triggered", _fields("epoch", "current_change", "threshold")),
+    StopRequested: ("stop_requested", _fields()),
+    RunStopped: ("training_stopped", lambda event, state: {"epoch": state.epochs_done}),
+    RunInterrupted: ("training_interrupted", lambda event, state: {"epoch": state.epochs_done, "cause": event.cause}),
+    RunResumed: ("training_resumed", _fields("epoch")),
+    RunFailed: ("training_error", _fields("problem", "fix")),
+    ModelVerified: ("model_verified", _fields("model", "epoch", "lora_b_norm", "output_difference")),
+    RunFinished: ("training_complete", _fields("champion", "final_weights", "quarantined", "reason")),
+}

@@ -1,0 +1,85 @@
+"""A worker in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from oneseek.engine.interface import Assignment
+from oneseek.executors.crew import Outbox
+from oneseek.executors.worker import Command, encode
+
+
+class ProcessWorker:
+    """Starts at once. Messages go to the outbox as bytes, then None when the process has ended."""
+
+    def __init__(self, assignment: Assignment, outbox: Outbox, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "oneseek.executors.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+            )
+        self._outbox = outbox
+        self._write(encode(assignment))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def send(self, command: Command) -> None:
+        self._write(encode(command))
+
+    def finish(self) -> None:
+        """Let it end by itself, and wait for that."""
+        self._write(b"")
+        self._end(wait=10)
+
+    def kill(self) -> None:
+        self._end(wait=0)
+
+    def cause_of_death(self) -> str:
+        """What the operating system and the log say of a worker that has ended."""
+        code = self._process.wait()
+        if code == -9 or code == 137:
+            return "It was killed (exit 137); the machine may be out of memory."
+        last = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+        return f"It ended with exit code {code}." + (f" Its last words: {last[0].strip()}" if last else "")
+
+    def _write(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return  # it has died; the outbox says so
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._outbox(line)
+        self._outbox(None)
+
+    def _end(self, wait: float) -> None:
+        try:
+            self._process.wait(timeout=wait) if wait else self._process.kill()
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                _close(pipe)
+
+
+def _close(pipe: object) -> None:
+    try:
+        pipe.close()  # type: ignore[attr-defined]
+    except BrokenPipeError:
+        return  # what it would still have flushed was meant for a process that is gone

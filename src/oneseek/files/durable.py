@@ -1,0 +1,161 @@
+"""The one way in which metadata is written: whole or not at all, and on disk when the call returns."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from oneseek.errors import StorageError
+
+TEMP_SUFFIX = ".tmp"
+
+_CAUSES = {
+    errno.ENOSPC: ("no space is left on the disk", "Free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space"),
+    errno.EROFS: ("the file system is read-only", "Choose another directory with --set output.directory=DIR"),
+    errno.EACCES: ("permission is denied", "Give yourself write permission, or choose another directory"),
+    errno.EPERM: ("permission is denied", "Give yourself write permission, or choose another directory"),
+    errno.EIO: ("the disk reported an input/output error", "Check the disk"),
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Every OSError inside becomes a StorageError that names `path`, the cause and the fix."""
+    try:
+        yield
+    except OSError as error:
+        cause, fix = _CAUSES.get(error.errno or 0, (error.strerror or str(error), "Check the path and the disk"))
+        raise StorageError(f"{path} could not be written: {cause}.", f"{fix}, then try again.") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path`: temporary file beside it, fsync, rename over it, fsync of the directory.
+
+    Raises:
+        StorageError: it could not be written; what was at `path` is still there.
+    """
+    temporary = path.with_name(path.name + TEMP_SUFFIX)
+    with storage_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_directory(path.parent)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """`document` as readable UTF-8 JSON. NaN is refused (ValueError): JSON has no such number."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Windows can't open directories, and needs no such call."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def create_exclusively(path: Path, data: bytes) -> bool:
+    """Make `path` with `data` unless it is there already; says whether it was made. Of many at once, one makes it."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            return False
+        sync_directory(path.parent)
+    return True
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Make `target` a copy of the directory `source`, by way of `target.tmp`; an existing `target` is left alone."""
+    if target.exists():
+        return
+    temporary = target.with_name(target.name + TEMP_SUFFIX)
+    with storage_errors(target):
+        shutil.rmtree(temporary, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, temporary)
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        sync_directory(temporary)
+        temporary.rename(target)
+        sync_directory(target.parent)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Make `target` a copy of `source`, by way of `target.tmp`; an existing `target` is left alone."""
+    if target.exists():
+        return
+    temporary = target.with_name(target.name + TEMP_SUFFIX)
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, temporary)
+        with temporary.open("rb") as opened:
+            os.fsync(opened.fileno())
+        temporary.replace(target)
+        sync_directory(target.parent)
+
+
+def point(link: Path, target: str) -> None:
+    """Make `link` a relative link to its neighbour `target`, swapped in one step so that it always resolves.
+
+    Where links can't be made it becomes a copy of a directory's neighbour, or, for one that would be too large to copy,
+    the caller writes a pointer file instead: an OSError says so.
+    """
+    temporary = link.with_name(link.name + TEMP_SUFFIX)
+    if link.is_symlink() and str(link.readlink()) == target:
+        return
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(target, target_is_directory=True)
+    if link.exists() and not link.is_symlink() and link.is_dir():
+        shutil.rmtree(link)
+    temporary.replace(link)
+    sync_directory(link.parent)
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sweep(directory: Path) -> list[str]:
+    """Remove what an interrupted write left behind in `directory` and below; the names removed."""
+    removed = []
+    for leftover in sorted(directory.rglob(f"*{TEMP_SUFFIX}")):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+        removed.append(leftover.name)
+    return removed

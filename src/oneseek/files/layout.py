@@ -1,0 +1,127 @@
+"""Every path that OneSeek reads or writes. Nothing here touches the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from oneseek.names import FAMILY, SLUG, versioned
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where an administrator's things are: `root` is ONESEEK_HOME, `models` MODELS_DIR."""
+
+    root: Path
+    models: Path
+
+    @property
+    def datasets(self) -> Path:
+        return self.root / "datasets"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What runs leave behind in one output directory (the models directory unless configured)."""
+
+    root: Path
+
+    @property
+    def family(self) -> Path:
+        return self.root / SLUG
+
+    @property
+    def adapters(self) -> Path:
+        return self.family / "lora_adapters"
+
+    @property
+    def weights(self) -> Path:
+        return self.family / "weights"
+
+    @property
+    def current(self) -> Path:
+        return self.root / f"{FAMILY}-CURRENT"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "oneseek-certified"
+
+    def versioned_adapter(self, version: str, key: str) -> Path:
+        return self.adapters / versioned(version, key)
+
+    def newest_adapter(self, key: str) -> Path:
+        return self.adapters / f"{key}-adapter"
+
+    def weights_file(self, version: str, key: str) -> Path:
+        return self.weights / f"{versioned(version, key)}.pth"
+
+    def metadata(self, version: str) -> Path:
+        return self.weights / f"{versioned(version)}.json"
+
+    def reservation(self, version: str) -> Path:
+        """Holds a version for a run until its metadata is written."""
+        return self.weights / f"{versioned(version)}.reserved"
+
+    def run(self, run_id: str) -> RunDirectory:
+        return RunDirectory(self.runs / run_id)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One run's own directory; `work` is there until the run is complete."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def results(self) -> Results:
+        return Results(self.root.parent.parent)
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.json"
+
+    @property
+    def dna(self) -> Path:
+        return self.root / "oneseek_dna.json"
+
+    @property
+    def training_results(self) -> Path:
+        return self.root / "training_results.json"
+
+    @property
+    def live_metrics(self) -> Path:
+        return self.root / "live_metrics.json"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains the run, for as long as it lives."""
+        return self.work / "run.lock"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.work / "stop"
+
+    def adapter(self, key: str) -> Path:
+        return self.root / "adapters" / key
+
+    def worker(self, key: str) -> Path:
+        """A worker's own directory: checkpoints and export."""
+        return self.work / key
+
+    def export(self, key: str) -> Path:
+        return self.worker(key) / "export"
+
+    def worker_log(self, key: str) -> Path:
+        return self.work / "logs" / f"{key}.log"

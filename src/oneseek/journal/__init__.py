@@ -1,0 +1,1 @@
+"""A run's journal: one file, a record per line, each bound to the one before it."""

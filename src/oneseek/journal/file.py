@@ -1,0 +1,107 @@
+"""The journal on disk: read it, append to it, follow it while another process writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from oneseek.errors import RunError
+from oneseek.events import AnyEvent
+from oneseek.files.durable import storage_errors, sync_directory
+from oneseek.journal.record import GENESIS, Journal, Record, decode, encode, line_digest
+
+
+def read(path: Path) -> Journal:
+    """The whole records of a journal; a torn tail is left out.
+
+    Raises:
+        RunError: there is no journal.
+        JournalDamaged: a record in its middle is not what was written.
+    """
+    try:
+        return decode(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{path.parent.name} has no journal.", "`oneseek runs list` shows the runs there are.") from None
+
+
+def follow(path: Path, position: int, seq: int, prev: str) -> Journal:
+    """What was appended since: records from `seq` on, found from byte `position` behind a line with digest `prev`."""
+    with path.open("rb") as file:
+        file.seek(position)
+        return decode(file.read(), seq=seq, prev=prev)
+
+
+class Writer:
+    """The one process that appends. Opening heals the file first: a torn tail is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with storage_errors(path):
+            # Unbuffered: what a failed write left in a buffer could otherwise reach the file later.
+            self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+            journal = decode(self._file.readall())
+            self._cut(journal.whole)
+            os.fsync(self._file.fileno())
+            sync_directory(path.parent)
+        self._next_seq = journal.next_seq
+        self._prev = journal.head
+
+    def append(self, event: AnyEvent, *, durable: bool) -> Record:
+        """Write one record; with `durable` it is on disk when this returns.
+
+        Raises:
+            StorageError: it could not be written; the journal ends with the record before it.
+        """
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = encode(self._next_seq, at, self._prev, event)
+        with storage_errors(self._path):
+            try:
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                if durable:
+                    os.fsync(self._file.fileno())
+            except OSError:
+                self._cut(self._end)
+                raise
+        self._end += len(line)
+        record = Record(seq=self._next_seq, at=at, prev=self._prev, event=event)
+        self._next_seq += 1
+        self._prev = line_digest(line)
+        return record
+
+    def _cut(self, end: int) -> None:
+        self._file.truncate(end)
+        self._file.seek(end)
+        self._end = end
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Reader:
+    """Follows a journal: each call of `new` gives the records appended since the last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+        self._seq = 1
+        self._prev = GENESIS
+
+    def new(self) -> Iterator[Record]:
+        if not self._path.exists():
+            return
+        part = follow(self._path, self._position, self._seq, self._prev)
+        self._position += part.whole
+        self._seq += len(part.records)
+        self._prev = part.head
+        yield from part.records

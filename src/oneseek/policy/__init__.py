@@ -1,0 +1,1 @@
+"""What follows from an epoch: who leads, how weights move, whether to stop. Decisions are functions of the state."""

@@ -1,0 +1,94 @@
+"""A finding: one thing that is wrong with a request, and the fix to type. Rules make them, `check` asks all rules."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from oneseek.config.reference import settings
+from oneseek.config.schema import TrainingConfig
+from oneseek.errors import Refused
+from oneseek.preflight.facts import Facts
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """An `error` refuses the run, a `warning` never does. `field` is the setting to change, `model` a model's key.
+
+    `rule` is filled in by the rule that the finding comes from.
+    """
+
+    rule: str = ""
+    severity: Literal["error", "warning"]
+    field: str
+    problem: str
+    fix: str
+    model: str | None = None
+
+
+class PreflightError(Refused):
+    """The request was refused, for all the reasons in `findings`."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        errors = sum(finding.severity == "error" for finding in findings)
+        super().__init__(
+            f"Nothing was started: {errors} {'error' if errors == 1 else 'errors'} in what was asked for.",
+            "Correct what is listed above." if errors else "",
+        )
+        self.findings = tuple(findings)
+
+    def __str__(self) -> str:
+        lines = [f"{finding.severity}: {finding.field}: {finding.problem} {finding.fix}" for finding in self.findings]
+        return "\n".join([self.problem, *lines])
+
+
+Rule = Callable[[TrainingConfig, Facts], Iterator[Finding]]
+
+_rules: dict[str, Rule] = {}
+
+
+def rule(judge: Rule) -> Rule:
+    """Register a rule. Its id is the function's name with dashes; its findings carry that id.
+
+    Raises:
+        ValueError: another rule has the same name.
+    """
+    name = judge.__name__.replace("_", "-")
+    if name in _rules:
+        raise ValueError(f"there are two rules called {name}")
+
+    @functools.wraps(judge)
+    def named(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+        for finding in judge(config, facts):
+            yield msgspec.structs.replace(finding, rule=name)
+
+    _rules[name] = named
+    return named
+
+
+def registered() -> dict[str, Rule]:
+    """Every rule by its id."""
+    return dict(_rules)
+
+
+def check(config: TrainingConfig, facts: Facts) -> tuple[Finding, ...]:
+    """All findings: errors before warnings, then in the order of the schema's fields, then by rule."""
+    found = [finding for judge in registered().values() for finding in judge(config, facts)]
+    return tuple(sorted(found, key=_place))
+
+
+def _place(finding: Finding) -> tuple[bool, int, int, str]:
+    sections, fields = tuple(TrainingConfig.model_fields), tuple(settings())
+    return (
+        finding.severity != "error",
+        _index(sections, finding.field.partition(".")[0]),
+        _index(fields, finding.field),
+        finding.rule,
+    )
+
+
+def _index(names: tuple[str, ...], name: str) -> int:
+    """Its place, after all others where it is none of them."""
+    return names.index(name) if name in names else len(names)

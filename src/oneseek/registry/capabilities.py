@@ -1,0 +1,675 @@
+"""What a base model is and can do, from the bytes of its own files: no disk, no torch, no table of families but one.
+
+`model_info` is the way in: the files of one directory go in as bytes, a `ModelInfo` comes out, with every problem that
+stands in the way of training named in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from oneseek.errors import ModelError
+from oneseek.names import display_name, normalize_model_name
+
+MAX_HEADER_BYTES = 100_000_000
+"""A longer safetensors header is refused; the format's own reader draws the line there too."""
+
+PROBE_BYTES = 64
+"""Enough of a weight file to know how long its header is, and whether it is a Git LFS pointer instead."""
+
+JSON_FILES = (
+    "config.json",
+    "oneseek.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "model.safetensors.index.json",
+)
+"""The small files that are read whole."""
+
+ProblemKind = Literal[
+    "no-key",
+    "no-config",
+    "broken-config",
+    "foreign-code",
+    "not-causal-lm",
+    "no-weights",
+    "only-pickle",
+    "broken-index",
+    "missing-shard",
+    "truncated-weights",
+    "broken-header",
+    "no-tokenizer",
+    "broken-tokenizer",
+    "unreadable",
+    "collision",
+]
+
+# The families that seed the automatic choice; every other family gets all its linear modules.
+_AUTO_TARGETS = {
+    "gpt2": ("c_attn", "c_proj"),
+    "llama": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "mistral": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "phi": ("q_proj", "k_proj", "v_proj", "dense"),
+}
+
+# Bits per element: the types that the safetensors format defines.
+_DTYPES_BY_BITS = {
+    4: ("F4",),
+    6: ("F6_E2M3", "F6_E3M2"),
+    8: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+    16: ("U16", "I16", "F16", "BF16"),
+    32: ("U32", "I32", "F32"),
+    64: ("U64", "I64", "F64", "C64"),
+}
+_DTYPE_BITS = {dtype: bits for bits, dtypes in _DTYPES_BY_BITS.items() for dtype in dtypes}
+_FLOATING = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
+
+
+class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One tensor of a safetensors file. `start` and `end` are byte offsets into the data behind the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class LinearModule(msgspec.Struct, frozen=True, kw_only=True):
+    """A linear map that LoRA can adapt: the last segment of its name, and how many places have it in this shape.
+
+    `conv1d`: its weight is stored (in, out) as in GPT-2, not (out, in).
+    """
+
+    name: str
+    in_features: int
+    out_features: int
+    count: int
+    conv1d: bool
+
+    def parameters_at(self, rank: int) -> int:
+        """Trainable parameters of LoRA at `rank` on all its places: A is (rank, in), B is (out, rank)."""
+        return self.count * rank * (self.in_features + self.out_features)
+
+
+class ModelProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a base model cannot be trained as it lies there, and what to do about it."""
+
+    kind: ProblemKind
+    problem: str
+    fix: str
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A base model, described from its own files.
+
+    `parameters` counts the stored ones (tied weights once), `dtypes` the same by safetensors type (`BF16`);
+    `size_bytes` is that of its weight files. `context_length` is in tokens. `vocab_size`, `hidden_size` and `layers`
+    are 0 where config.json does not say. `linear_paths` are the whole names of the modules in `linear_modules`;
+    `fused_experts` are expert weights that LoRA cannot adapt in this release.
+    """
+
+    key: str
+    display_name: str
+    path: str
+    model_type: str
+    architecture: str
+    parameters: int
+    dtypes: dict[str, int]
+    size_bytes: int
+    context_length: int | None
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    chat_template: str | None
+    special_tokens: dict[str, str]
+    linear_modules: tuple[LinearModule, ...]
+    linear_paths: tuple[str, ...]
+    fused_experts: tuple[str, ...]
+    problems: tuple[ModelProblem, ...]
+
+    @property
+    def usable(self) -> bool:
+        return not self.problems
+
+
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to know about a model directory without reading its weights.
+
+    `sizes`: bytes of every file directly in it. `contents`: the bytes of those in JSON_FILES that are there.
+    `headers`: the first bytes of every safetensors file, as many as `header_bytes_needed` says.
+    `unreadable`: files that are there and could not be read, with the reason.
+    """
+
+    directory: str
+    path: str
+    sizes: dict[str, int]
+    contents: dict[str, bytes]
+    headers: dict[str, bytes]
+    unreadable: dict[str, str]
+
+
+class DamagedWeightsError(ModelError):
+    """A safetensors file that is not whole."""
+
+    def __init__(self, kind: Literal["truncated-weights", "broken-header"], problem: str, fix: str):
+        super().__init__(problem, fix)
+        self.kind = kind
+
+
+# -- a model -------------------------------------------------------------------------------------------------------
+
+
+def model_info(files: ModelFiles) -> ModelInfo:
+    """Describe one base model. Never raises for a bad one: what is wrong is in its `problems`."""
+    key = normalize_model_name(files.directory)
+    problems = [
+        ModelProblem(
+            kind="unreadable", problem=f"{name} cannot be read: {reason}.", fix="Check that it is there and readable."
+        )
+        for name, reason in sorted(files.unreadable.items())
+    ]
+    if not key:
+        problems.append(
+            ModelProblem(
+                kind="no-key",
+                problem=f"The directory name {files.directory!r} has no letter a-z or digit to select it by.",
+                fix="Rename the directory, as in mistral-7b.",
+            )
+        )
+    config = _config(files, problems)
+    declared = _json_object(files, "oneseek.json", "broken-config", problems)
+    tensors = _tensors(files, key, problems)
+    _check_tokenizer(files, problems)
+    tokenizer = _json_object(files, "tokenizer_config.json", "broken-tokenizer", problems)
+    token_map = _json_object(files, "special_tokens_map.json", "broken-tokenizer", problems)
+    if files.directory in files.unreadable:
+        # Nobody looked inside, so nothing can be said to be missing there.
+        problems = [problem for problem in problems if problem.kind == "unreadable"]
+    parameters = {name: tensor for name, tensor in tensors.items() if not _is_buffer(name, tensor)}
+    counted: Counter[str] = Counter()
+    for tensor in parameters.values():
+        counted[tensor.dtype] += math.prod(tensor.shape)
+    modules = _linear_weights(tensors)
+    return ModelInfo(
+        key=key,
+        display_name=_printable(
+            display_name(
+                key, files.directory, _string(declared.get("display_name")), _string(config.get("_name_or_path"))
+            )
+        ),
+        path=files.path,
+        model_type=_string(config.get("model_type")) or "",
+        architecture=next(iter(_architectures(config)), ""),
+        parameters=counted.total(),
+        dtypes=dict(sorted(counted.items())),
+        size_bytes=sum(files.sizes[name] for name in _weight_files(files)),
+        context_length=_positive(config, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
+        vocab_size=_positive(config, "vocab_size") or 0,
+        hidden_size=_positive(config, "hidden_size", "n_embd", "d_model") or 0,
+        layers=_positive(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers") or 0,
+        chat_template=chat_template(files.contents),
+        special_tokens={**_token_texts(token_map), **_token_texts(tokenizer)},
+        linear_modules=linear_modules(tensors),
+        linear_paths=tuple(sorted(modules)),
+        fused_experts=fused_experts(tensors),
+        problems=tuple(problems),
+    )
+
+
+def with_problem(info: ModelInfo, problem: ModelProblem) -> ModelInfo:
+    """The same model with one more problem."""
+    return msgspec.structs.replace(info, problems=(*info.problems, problem))
+
+
+def lora_targets(info: ModelInfo, requested: str | Sequence[str]) -> tuple[str, ...]:
+    """The modules that LoRA adapts: sorted, each once.
+
+    `auto` is the table of the model's family, where it has one, less what the model has not; else, like `all-linear`,
+    every decoder linear. A list of names is taken as it is: `missing_targets` says which of them the model has not.
+    """
+    present = {module.name for module in info.linear_modules}
+    if requested == "all-linear":
+        return tuple(sorted(present))
+    if requested == "auto":
+        family = present.intersection(_AUTO_TARGETS.get(info.model_type, ()))
+        return tuple(sorted(family or present))
+    return tuple(sorted({requested} if isinstance(requested, str) else set(requested)))
+
+
+def missing_targets(info: ModelInfo, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of `names` that no linear module of the model answers to.
+
+    A name is the whole path of a module, or what its path ends in after a dot (`c_proj`, `attn.c_proj`), as in PEFT.
+    """
+    return tuple(
+        name for name in names if not any(path == name or path.endswith(f".{name}") for path in info.linear_paths)
+    )
+
+
+# -- modules -------------------------------------------------------------------------------------------------------
+
+
+def linear_modules(tensors: Mapping[str, TensorInfo]) -> tuple[LinearModule, ...]:
+    """The decoder's linear modules, one entry for each name and shape, sorted.
+
+    A decoder linear is a 2-D floating-point `<path>.weight` with a layer number in its path that is no embedding, norm
+    or router, and no expert of a mixture: transformers fuses those into one 3-D parameter when it loads them.
+    """
+    weights = _linear_weights(tensors)
+    conv1d = _stores_input_first(weights, tensors)
+    places: Counter[tuple[str, int, int]] = Counter()
+    for path, (rows, columns) in weights.items():
+        fan_in, fan_out = (rows, columns) if conv1d else (columns, rows)
+        places[path.rsplit(".", 1)[-1], fan_in, fan_out] += 1
+    return tuple(
+        LinearModule(name=name, in_features=fan_in, out_features=fan_out, count=count, conv1d=conv1d)
+        for (name, fan_in, fan_out), count in sorted(places.items())
+    )
+
+
+def fused_experts(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """Expert weights, which become 3-D parameters in the loaded model and are not LoRA-able in this release.
+
+    Stored fused they go by their tensor's name, stored one by one by `….experts.*.w1`.
+    """
+    found = set()
+    for name, tensor in tensors.items():
+        path = name.removesuffix(".weight")
+        if _in_a_layer(path) and tensor.dtype in _FLOATING:
+            if _EXPERT.search(path) and len(tensor.shape) == 2:
+                found.add(_EXPERT.sub(".experts.*", path))
+            elif len(tensor.shape) == 3 and "conv" not in path:
+                found.add(path)
+    return tuple(sorted(found))
+
+
+_EXPERT = re.compile(r"\.experts\.\d+(?=\.|$)")
+
+
+def _linear_weights(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, int]]:
+    """Path and stored shape of every decoder linear."""
+    matrices = {
+        name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
+        for name, tensor in tensors.items()
+        if name.endswith(".weight") and len(tensor.shape) == 2 and tensor.dtype in _FLOATING
+    }
+    return {
+        path: shape
+        for path, shape in matrices.items()
+        if _in_a_layer(path) and not _EXPERT.search(path) and not _is_something_else(path)
+    }
+
+
+def _in_a_layer(path: str) -> bool:
+    return any(segment.isdecimal() for segment in path.split("."))
+
+
+def _is_something_else(path: str) -> bool:
+    last = path.rsplit(".", 1)[-1].lower()
+    embedding = "embed" in path.lower() or last in ("wte", "wpe")
+    norm = "norm" in last or re.fullmatch(r"ln(_.*)?", last) is not None
+    router = last in ("gate", "router", "shared_expert_gate") or ".router." in path
+    return embedding or norm or router
+
+
+def _stores_input_first(weights: Mapping[str, tuple[int, int]], tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the model keeps weights (in, out), as GPT-2's Conv1D does: its biases are as long as the rows are wide.
+
+    Square weights say nothing; one bias as long as the other side says no.
+    """
+    says_so = False
+    for path, (rows, columns) in weights.items():
+        bias = tensors.get(f"{path}.bias")
+        if bias is None or len(bias.shape) != 1 or rows == columns:
+            continue
+        if bias.shape[0] != columns:
+            return False
+        says_so = True
+    return says_so
+
+
+def _is_buffer(name: str, tensor: TensorInfo) -> bool:
+    """Older checkpoints carry causal masks and rotary frequencies; they are no parameters."""
+    last = name.rsplit(".", 1)[-1]
+    return last in ("inv_freq", "masked_bias") or (last == "bias" and len(tensor.shape) > 2)
+
+
+# -- safetensors ---------------------------------------------------------------------------------------------------
+
+
+class _Entry(msgspec.Struct):
+    dtype: str
+    # No framework has tensors of more dimensions; the bound keeps the product below quick.
+    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(max_length=64)]
+    data_offsets: tuple[Annotated[int, msgspec.Meta(ge=0)], Annotated[int, msgspec.Meta(ge=0)]]
+
+
+def header_bytes_needed(probe: bytes, file_size: int) -> int:
+    """How many bytes of a safetensors file hold its header, given its first PROBE_BYTES; 0 where it is no such file."""
+    if len(probe) < 8:
+        return 0
+    (length,) = struct.unpack("<Q", probe[:8])
+    return 8 + length if length <= min(MAX_HEADER_BYTES, file_size - 8) else 0
+
+
+def parse_safetensors_header(prefix: bytes, file_size: int) -> dict[str, TensorInfo]:
+    """The tensors that a safetensors file of `file_size` bytes says it holds.
+
+    prefix: its first bytes, at least 8 and the header.
+    Source: https://github.com/huggingface/safetensors#format. Like the format's own reader it wants the tensors to
+    cover the data without overlap, gap or rest.
+    Raises:
+        ModelError: the file is cut off, or its header is not one; the message says what, not in which file.
+    """
+    if prefix.startswith(b"version https://git-lfs"):
+        raise _truncated("is a Git LFS pointer, not the weights", "Run `git lfs pull` in the model's repository.")
+    if file_size < 8 or len(prefix) < 8:
+        raise _truncated(f"is cut off: {file_size} bytes are less than any safetensors file has")
+    (length,) = struct.unpack("<Q", prefix[:8])
+    if length > MAX_HEADER_BYTES:
+        raise _broken(f"is no safetensors file: its header would be {length:,} bytes, {MAX_HEADER_BYTES:,} is the most")
+    if length > file_size - 8:
+        raise _truncated(f"is cut off: its header is {length:,} bytes, the whole file {file_size:,}")
+    if len(prefix) < 8 + length:
+        raise _broken(f"has a header of {length:,} bytes, of which only {len(prefix) - 8:,} were read")
+    tensors = _header_entries(prefix[8 : 8 + length])
+    _check_offsets(tensors, file_size - 8 - length)
+    return tensors
+
+
+def _header_entries(header: bytes) -> dict[str, TensorInfo]:
+    tensors = {}
+    try:
+        for name, raw in msgspec.json.decode(header.decode(), type=dict[str, msgspec.Raw]).items():
+            if name == "__metadata__":
+                continue
+            entry = msgspec.json.decode(raw, type=_Entry)
+            start, end = entry.data_offsets
+            tensors[name] = TensorInfo(dtype=entry.dtype, shape=entry.shape, start=start, end=end)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _broken(f"has a broken header: {error}") from error
+    return tensors
+
+
+def _check_offsets(tensors: Mapping[str, TensorInfo], data_size: int) -> None:
+    reached = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        bits = _DTYPE_BITS.get(tensor.dtype)
+        if bits is None:
+            raise _broken(f"has a broken header: tensor {name!r} is of the unknown type {tensor.dtype!r}")
+        if tensor.start != reached:
+            fault = "overlaps the one before it" if tensor.start < reached else "leaves a gap before it"
+            raise _broken(f"has a broken header: tensor {name!r} {fault} (at byte {tensor.start:,})")
+        needed = math.prod(tensor.shape) * bits
+        if needed != (tensor.end - tensor.start) * 8:
+            raise _broken(
+                f"has a broken header: tensor {name!r} of {tensor.dtype} {list(tensor.shape)} can't be "
+                f"{tensor.end - tensor.start} bytes long"
+            )
+        reached = tensor.end
+    if reached > data_size:
+        raise _truncated(f"is cut off: its tensors need {reached:,} bytes, {data_size:,} are there")
+    if reached < data_size:
+        raise _broken(f"has {data_size - reached:,} bytes behind its last tensor")
+
+
+def _truncated(problem: str, fix: str = "Download or copy the file again.") -> DamagedWeightsError:
+    return DamagedWeightsError("truncated-weights", problem, fix)
+
+
+def _broken(problem: str) -> DamagedWeightsError:
+    return DamagedWeightsError("broken-header", problem, "Download or copy the file again.")
+
+
+# -- weight files --------------------------------------------------------------------------------------------------
+
+
+def _tensors(files: ModelFiles, key: str, problems: list[ModelProblem]) -> dict[str, TensorInfo]:
+    """The tensors of all weight files together; each file that is missing or damaged is a problem."""
+    index = _index(files, problems)
+    names = _safetensors_files(files, index)
+    if not names:
+        if not any(problem.kind == "broken-index" for problem in problems):
+            problems.append(_no_safetensors(files, key))
+        return {}
+    by_file: dict[str, dict[str, TensorInfo]] = {}
+    for name in names:
+        if name not in files.sizes:
+            problems.append(
+                ModelProblem(
+                    kind="missing-shard",
+                    problem=f"{name} is missing; model.safetensors.index.json names it.",
+                    fix="Download or copy the model again.",
+                )
+            )
+        elif name in files.headers:
+            try:
+                by_file[name] = parse_safetensors_header(files.headers[name], files.sizes[name])
+            except DamagedWeightsError as error:
+                problems.append(
+                    ModelProblem(kind=error.kind, problem=f"{name} {error.problem}.", fix=error.fix),
+                )
+    absent = [tensor for tensor, name in index.items() if name in by_file and tensor not in by_file[name]]
+    if absent:
+        problems.append(
+            ModelProblem(
+                kind="broken-index",
+                problem=f"model.safetensors.index.json promises {len(absent)} tensor(s) that are not in their file, "
+                f"{absent[0]!r} for one.",
+                fix="Download or copy the model again.",
+            )
+        )
+    tensors = {name: tensor for content in by_file.values() for name, tensor in content.items()}
+    if not tensors and len(by_file) == len(names):
+        problems.append(
+            ModelProblem(kind="no-weights", problem=f"{', '.join(names)} holds no tensor.", fix="Download it again.")
+        )
+    return tensors
+
+
+def _index(files: ModelFiles, problems: list[ModelProblem]) -> dict[str, str]:
+    """Tensor name to file name of a sharded model; empty for one in a single file, which wins as in transformers."""
+    if "model.safetensors" in files.sizes or "model.safetensors.index.json" not in files.contents:
+        return {}
+    index = _json_object(files, "model.safetensors.index.json", "broken-index", problems).get("weight_map")
+    if isinstance(index, dict) and index and all(isinstance(name, str) for name in index.values()):
+        return index
+    if not any(problem.kind == "broken-index" for problem in problems):
+        problems.append(
+            ModelProblem(
+                kind="broken-index",
+                problem="model.safetensors.index.json has no weight_map from tensors to files.",
+                fix="Download or copy the model again.",
+            )
+        )
+    return {}
+
+
+def _safetensors_files(files: ModelFiles, index: Mapping[str, str]) -> list[str]:
+    return ["model.safetensors"] if "model.safetensors" in files.sizes else sorted(set(index.values()))
+
+
+def _weight_files(files: ModelFiles) -> list[str]:
+    """The weight files that are there, those that would be loaded before any others."""
+    ours = [name for name in _safetensors_files(files, _index(files, [])) if name in files.sizes]
+    return ours or _pickles(files)
+
+
+def _pickles(files: ModelFiles) -> list[str]:
+    return sorted(
+        name for name in files.sizes if name.endswith((".bin", ".pt", ".pth")) and not name.startswith("training_args")
+    )
+
+
+def _no_safetensors(files: ModelFiles, key: str) -> ModelProblem:
+    if pickles := _pickles(files):
+        return ModelProblem(
+            kind="only-pickle",
+            problem=f"The weights are only there as pickle ({pickles[0]}), which can run code when it is loaded.",
+            fix=f"Run `oneseek models convert {key}` once; it writes model.safetensors.",
+        )
+    others = sorted(name for name in files.sizes if name.endswith((".safetensors", ".gguf")))
+    return ModelProblem(
+        kind="no-weights",
+        problem="There is no model.safetensors and no model.safetensors.index.json"
+        + (f"; {others[0]} is not loaded under that name." if others else "."),
+        fix="Put the model's safetensors files into the directory.",
+    )
+
+
+# -- config.json ---------------------------------------------------------------------------------------------------
+
+
+def _config(files: ModelFiles, problems: list[ModelProblem]) -> dict[str, Any]:
+    if "config.json" not in files.sizes:
+        problems.append(
+            ModelProblem(
+                kind="no-config",
+                problem="There is no config.json."
+                + (" This is an adapter, not a base model." if "adapter_config.json" in files.sizes else ""),
+                fix="Copy the model's config.json into the directory.",
+            )
+        )
+        return {}
+    before = len(problems)
+    config = _json_object(files, "config.json", "broken-config", problems)
+    if len(problems) > before or "config.json" in files.unreadable:
+        return config
+    if not _string(config.get("model_type")):
+        problems.append(
+            ModelProblem(
+                kind="broken-config",
+                problem="config.json names no model_type, so nothing knows how to load the model.",
+                fix="Copy the model's own config.json into the directory.",
+            )
+        )
+    if config.get("auto_map"):
+        problems.append(
+            ModelProblem(
+                kind="foreign-code",
+                problem="config.json has auto_map: the model brings Python code of its own, which is not run.",
+                fix="Select a model that transformers knows, or remove auto_map from config.json if it knows this one.",
+            )
+        )
+    architectures = _architectures(config)
+    if config.get("is_encoder_decoder") is True or (
+        architectures and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures)
+    ):
+        problems.append(
+            ModelProblem(
+                kind="not-causal-lm",
+                problem=f"{', '.join(architectures) or config['model_type']} is not a causal language model.",
+                fix="Select a model whose config.json names an architecture that ends in ForCausalLM or LMHeadModel.",
+            )
+        )
+    return config
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [name for name in names if _string(name)] if isinstance(names, list) else []
+
+
+def _positive(config: Mapping[str, Any], *names: str) -> int | None:
+    """The first of these settings that is a positive whole number."""
+    values = (config.get(name) for name in names)
+    return next((value for value in values if type(value) is int and 0 < value < 2**63), None)
+
+
+# -- tokenizer -----------------------------------------------------------------------------------------------------
+
+
+def chat_template(contents: Mapping[str, bytes]) -> str | None:
+    """The chat template that applies: chat_template.jinja, else tokenizer_config.json, else chat_template.json.
+
+    contents: file name to bytes. A list of templates counts by the one that is named `default`.
+    """
+    if "chat_template.jinja" in contents:
+        text = contents["chat_template.jinja"].decode(errors="replace")
+        return text if text.strip() else None
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        template = _object_or_none(contents.get(name, b"")) or {}
+        chosen = template.get("chat_template")
+        if isinstance(chosen, list):
+            named = (item for item in chosen if isinstance(item, dict) and item.get("name") == "default")
+            chosen = next(named, {}).get("template")
+        if (text_or_none := _string(chosen)) and text_or_none.strip():
+            return text_or_none
+    return None
+
+
+def _check_tokenizer(files: ModelFiles, problems: list[ModelProblem]) -> None:
+    if files.sizes.get("tokenizer.json", 0) > 0:
+        return
+    slow = sorted({"tokenizer.model", "vocab.json", "merges.txt", "spiece.model"}.intersection(files.sizes))
+    problems.append(
+        ModelProblem(
+            kind="no-tokenizer",
+            problem=("tokenizer.json is empty." if "tokenizer.json" in files.sizes else "There is no tokenizer.json.")
+            + (f" {slow[0]} alone is not enough." if slow else ""),
+            fix="Copy the model's tokenizer.json into the directory"
+            + (
+                ", or make it: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) in transformers."
+                if slow
+                else "."
+            ),
+        )
+    )
+
+
+def _token_texts(document: Mapping[str, Any]) -> dict[str, str]:
+    """Every `…_token` with its text; a token is written as text or as an object with `content`."""
+    texts = {}
+    for name, value in document.items():
+        text = _string(value.get("content") if isinstance(value, dict) else value)
+        if name.endswith("_token") and text:
+            texts[name] = text
+    return texts
+
+
+# -- JSON of unknown quality ---------------------------------------------------------------------------------------
+
+
+def _json_object(files: ModelFiles, name: str, kind: ProblemKind, problems: list[ModelProblem]) -> dict[str, Any]:
+    """A file's JSON object; {} where the file is not there, and with a problem where it is something else."""
+    if name not in files.contents:
+        return {}
+    document = _object_or_none(files.contents[name])
+    if document is None:
+        problems.append(
+            ModelProblem(
+                kind=kind, problem=f"{name} is not a JSON object.", fix=f"Copy the model's {name} again, or correct it."
+            )
+        )
+    return document or {}
+
+
+def _object_or_none(data: bytes) -> dict[str, Any] | None:
+    # Python's own reader, because config.json files in the wild hold Infinity, which JSON does not have.
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _string(value: Any) -> str | None:
+    """Text that can be written as UTF-8: JSON escapes can spell halves of characters, which cannot."""
+    if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+        return None
+    return value
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a name is shown in terminals."""
+    return "".join(char for char in text if char.isprintable())

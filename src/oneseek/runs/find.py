@@ -1,0 +1,86 @@
+"""Runs that are there: by id or path, and all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from oneseek.errors import JournalDamaged, RunError
+from oneseek.events.state import RunState, replay
+from oneseek.files.layout import Home, Results, RunDirectory
+from oneseek.journal.file import read
+from oneseek.names import is_run_id, nearest_name
+from oneseek.runs.recorder import is_running
+
+
+class KnownRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as it is listed. `status` is the journal's word, corrected by whether a process is behind it."""
+
+    run_id: str
+    directory: Path
+    status: str
+    created_at: str
+    state: RunState | None = None
+    problem: str | None = None
+
+
+def find(run: str, home: Home) -> RunDirectory:
+    """The run with an id, or at a path.
+
+    Raises:
+        RunError: there is none; the nearest id is named.
+    """
+    if is_run_id(run):
+        directory = Results(home.models).run(run)
+        if directory.journal.exists():
+            return directory
+        known = [path.parent.name for path in Results(home.models).runs.glob("*/journal.jsonl")]
+        near = nearest_name(run, known)
+        raise RunError(
+            f"There is no run {run} in {Results(home.models).runs}.",
+            f"Did you mean {near}?" if near else "`oneseek runs list` shows the runs there are.",
+        )
+    path = Path(run)
+    if (path / "journal.jsonl").is_file():
+        return RunDirectory(path.resolve())
+    raise RunError(
+        f"{run!r} is neither a run id nor a run's directory.", "Write it as run-20251122-143025, or as its path."
+    )
+
+
+def list_runs(home: Home) -> list[KnownRun]:
+    """Every run of this home, the newest first. One that can't be read is listed with its problem."""
+    directories = [RunDirectory(path.parent) for path in Results(home.models).runs.glob("*/journal.jsonl")]
+    return sorted((describe(directory) for directory in directories), key=lambda run: run.run_id, reverse=True)
+
+
+def describe(directory: RunDirectory) -> KnownRun:
+    """One run, from its journal."""
+    try:
+        records = read(directory.journal).records
+    except JournalDamaged as error:
+        return KnownRun(
+            run_id=directory.run_id,
+            directory=directory.root,
+            status="damaged",
+            created_at="",
+            problem=error.problem,
+        )
+    state = replay(record.event for record in records)
+    return KnownRun(
+        run_id=directory.run_id,
+        directory=directory.root,
+        status=status(directory, state),
+        created_at=records[0].at if records else "",
+        state=state,
+    )
+
+
+def status(directory: RunDirectory, state: RunState | None) -> str:
+    """What is true of a run now: a journal that says "training" without a process behind it was interrupted, and a
+    finished one whose `work/` is still there has not yet written all its files."""
+    if state is None:
+        return "interrupted"
+    unfinished = state.status in ("preparing", "training", "stopping") or (state.over and directory.work.exists())
+    return "interrupted" if unfinished and not is_running(directory) else state.status

@@ -1,0 +1,97 @@
+"""After the journal's last record: every file that the run leaves behind.
+
+Each step does nothing where its result is there already, and `work/` goes last; so publishing that was broken off is
+simply done again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from oneseek.certificate import documents
+from oneseek.certificate.dna import Dna, recipe, recipe_sha256
+from oneseek.certificate.tensors import Tensor, tensors_digest
+from oneseek.errors import StorageError
+from oneseek.events.state import RunState
+from oneseek.files.durable import copy_file, copy_tree, point, storage_errors, write_bytes, write_json
+from oneseek.files.layout import Results, RunDirectory
+from oneseek.journal.file import read
+from oneseek.names import format_version, version_of_file, versioned
+from oneseek.registry.capabilities import parse_safetensors_header
+
+
+def publish(directory: RunDirectory, state: RunState) -> None:
+    """Write the files of a finished run. Nothing of another run is overwritten: the version is this run's own.
+
+    Raises:
+        StorageError: a file could not be written, or an adapter is not what was verified.
+    """
+    if state.result is None:
+        raise ValueError("A run is published when it is finished.")
+    results, version = directory.results, state.accepted.version
+    for key in state.verified:
+        copy_tree(directory.export(key) / "adapter", directory.adapter(key))
+        copy_tree(directory.adapter(key), results.versioned_adapter(version, key))
+        copy_file(directory.export(key) / "weights.pth", results.weights_file(version, key))
+        _point_to_newest(results, key)
+    document = recipe(state)
+    dna = Dna(
+        dataset=state.accepted.dataset.sha256,
+        recipe=recipe_sha256(document),
+        weights=tensors_digest(_verified_tensors(directory, state)),
+    )
+    records = read(directory.journal).records
+    write_json(directory.recipe, document)
+    write_json(directory.dna, documents.oneseek_dna(state, state.result, dna))
+    write_json(directory.training_results, documents.training_results(state, state.result, dna))
+    write_json(directory.live_metrics, documents.live_metrics(state, records[-1].at))
+    write_json(results.metadata(version), documents.version_metadata(state, state.result, dna, records[0].at))
+    results.reservation(version).unlink(missing_ok=True)
+    _point_current(results)
+    with storage_errors(directory.work):
+        shutil.rmtree(directory.work)
+
+
+def read_tensors(adapter: Path) -> Iterator[Tensor]:
+    """Name, dtype, shape and bytes of every tensor in an adapter's directory."""
+    data = (adapter / "adapter_model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    for name, tensor in parse_safetensors_header(data, len(data)).items():
+        yield name, tensor.dtype, tensor.shape, data[start + tensor.start : start + tensor.end]
+
+
+def _verified_tensors(directory: RunDirectory, state: RunState) -> Iterator[Tensor]:
+    for key, verified in state.verified.items():
+        tensors = list(read_tensors(directory.adapter(key)))
+        if tensors_digest(tensors) != verified.tensors_sha256:
+            raise StorageError(
+                f"{directory.adapter(key)} is not the adapter that was verified.",
+                "Check the disk, remove that directory, then resume the run.",
+            )
+        for name, dtype, shape, data in tensors:
+            yield f"{key}/{name}", dtype, shape, data
+
+
+def _point_to_newest(results: Results, key: str) -> None:
+    """`<key>-adapter` becomes a link to the highest version; a copy of it where links can't be made."""
+    versions = [version for path in results.adapters.iterdir() if (version := version_of_file(path.name))]
+    existing = [version for version in versions if results.versioned_adapter(format_version(version), key).exists()]
+    newest = versioned(format_version(max(existing)), key)
+    link = results.newest_adapter(key)
+    try:
+        point(link, newest)
+    except (OSError, NotImplementedError):
+        with storage_errors(link):
+            shutil.rmtree(link, ignore_errors=True)
+        copy_tree(results.adapters / newest, link)
+
+
+def _point_current(results: Results) -> None:
+    """`OneSeek-7B-Zero-CURRENT` becomes a link to the family's directory; a file that names it where links fail."""
+    try:
+        point(results.current, results.family.name)
+    except (OSError, NotImplementedError):
+        write_bytes(results.current, os.fsencode(results.family.name) + b"\n")

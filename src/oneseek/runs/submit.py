@@ -1,0 +1,149 @@
+"""From a configuration to an accepted run: everything checked first, then an id and a version that nobody else has."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from oneseek import __version__
+from oneseek.config.parse import ConfigProblem
+from oneseek.config.schema import TrainingConfig
+from oneseek.datasets.formats import STRATEGY_OF
+from oneseek.datasets.split import rows_digest, split
+from oneseek.engine.interface import EngineName
+from oneseek.errors import ConfigError, OneSeekError
+from oneseek.estimate import memory
+from oneseek.events import DatasetUsed, RunAccepted, SelectedModel
+from oneseek.files.durable import create_exclusively, storage_errors, sync_directory
+from oneseek.files.layout import Home, Results, RunDirectory
+from oneseek.files.versions import versions_taken
+from oneseek.names import format_version, next_version, parse_version, run_id
+from oneseek.preflight import check
+from oneseek.preflight.facts import Facts
+from oneseek.preflight.finding import Finding, PreflightError
+from oneseek.preflight.gather import gather
+from oneseek.registry.capabilities import ModelInfo, lora_targets
+from oneseek.registry.discover import digests
+from oneseek.runs.recorder import Recorder, Watch, nobody
+
+
+def submit(
+    config: TrainingConfig,
+    home: Home,
+    *,
+    problems: Sequence[ConfigProblem] = (),
+    watch: Watch = nobody,
+    engine: EngineName = "torch",
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Recorder:
+    """Check everything, then accept the run: its journal begins, and this process may write it.
+
+    Raises:
+        PreflightError: with all findings, where one of them is an error. Nothing was written.
+    """
+    facts, findings = inspect(config, home, problems=problems)
+    if any(finding.severity == "error" for finding in findings):
+        raise PreflightError(findings)
+    results = Results(_output(config, home).resolve())
+    models = tuple(_selected(model, config) for model in facts.models)
+    dataset = _used(facts, config)
+    directory = _reserve_run(results, now)
+    version = ""
+    try:
+        version = _reserve_version(results, config.output.version, directory.run_id)
+        accepted = RunAccepted(
+            run_id=directory.run_id,
+            version=version,
+            oneseek_version=__version__,
+            engine=engine,
+            config=config.model_dump(mode="json"),
+            models=models,
+            available=tuple(sorted(facts.available)),
+            dataset=dataset,
+            warnings=tuple(finding.problem for finding in findings),
+        )
+        return Recorder.begin(directory, accepted, watch)
+    except OneSeekError:
+        shutil.rmtree(directory.root, ignore_errors=True)
+        if version:
+            results.reservation(version).unlink(missing_ok=True)
+        raise
+
+
+def inspect(
+    config: TrainingConfig, home: Home, *, problems: Sequence[ConfigProblem] = ()
+) -> tuple[Facts, tuple[Finding, ...]]:
+    """What is there, and everything that is wrong with the request, at once."""
+    facts = gather(config, problems, models_dir=home.models, home=home.root, output=_output(config, home))
+    return facts, check(config, facts)
+
+
+def _output(config: TrainingConfig, home: Home) -> Path:
+    return Path(config.output.directory) if config.output.directory else home.models
+
+
+def _selected(model: ModelInfo, config: TrainingConfig) -> SelectedModel:
+    found = digests(Path(model.path))
+    lora = config.lora_for(model.key)
+    targets = lora_targets(model, lora.target_modules)
+    length = min(config.data.max_length, model.context_length or config.data.max_length)
+    batch = config.training_for(model.key).batch_size
+    return SelectedModel(
+        key=model.key,
+        display_name=model.display_name,
+        path=str(Path(model.path).resolve()),
+        target_modules=targets,
+        memory_bytes=memory(model, lora.r, targets, batch, length, config.execution.threads or 1).total,
+        weights_sha256=found.weights_sha256,
+        config_sha256=found.config_sha256,
+        tokenizer_sha256=found.tokenizer_sha256,
+        template_sha256=found.template_sha256,
+    )
+
+
+def _used(facts: Facts, config: TrainingConfig) -> DatasetUsed:
+    dataset = facts.dataset
+    if dataset is None or dataset.format is None:
+        raise ValueError("Preflight lets no run pass without a dataset.")
+    rows = split(dataset.digests, config.data.validation_split, config.training.seed)
+    return DatasetUsed(
+        path=str(Path(dataset.path).resolve()),
+        sha256=dataset.sha256,
+        format=dataset.format,
+        strategy=STRATEGY_OF[dataset.format],
+        training_rows=len(rows.training),
+        validation_rows=len(rows.validation),
+        rows_sha256=rows_digest(dataset.digests, rows),
+    )
+
+
+def _reserve_run(results: Results, now: Callable[[], datetime]) -> RunDirectory:
+    """An id that nobody has: of many that start in one second, each makes another directory."""
+    moment = now()
+    with storage_errors(results.runs):
+        results.runs.mkdir(parents=True, exist_ok=True)
+        for attempt in itertools.count(1):
+            directory = results.run(run_id(moment, attempt))
+            try:
+                directory.root.mkdir()
+            except FileExistsError:
+                continue
+            sync_directory(results.runs)
+            break
+    return directory
+
+
+def _reserve_version(results: Results, wanted: str | None, run: str) -> str:
+    """A version that no other run has, or will get."""
+    while True:
+        taken = versions_taken(results)
+        version = format_version(parse_version(wanted) if wanted else next_version(taken))
+        if create_exclusively(results.reservation(version), run.encode() + b"\n"):
+            return version
+        if wanted:
+            raise ConfigError(
+                f"Version {version} was taken by another run a moment ago.", "Choose another, or leave --version away."
+            )

@@ -1,0 +1,47 @@
+"""What every test gets: no network, and a home with scripted base models where it asks for one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from pytest_socket import disable_socket
+
+if TYPE_CHECKING:
+    from support.runs import Town
+
+
+# These machines are shared: how long one example takes says nothing.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True)
+def _no_network() -> None:
+    disable_socket(allow_unix_socket=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BASE_MODELS", "MODELS_DIR", "ONESEEK_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Town:
+    """A home with two base models, alfa-1b and beta-1b, and a chat dataset of twenty rows."""
+    from support.runs import Town
+
+    town = Town(tmp_path / "home")
+    town.add_model("alfa-1b")
+    town.add_model("beta-1b")
+    rows = [
+        {"messages": [{"role": "user", "content": f"Question {n}?"}, {"role": "assistant", "content": f"Answer {n}."}]}
+        for n in range(20)
+    ]
+    town.dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return town

@@ -1,0 +1,488 @@
+"""What a base model's files say about it: headers, modules, templates, tokens, problems."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneseek.errors import ModelError
+from oneseek.registry.capabilities import (
+    MAX_HEADER_BYTES,
+    LinearModule,
+    ModelFiles,
+    ModelInfo,
+    TensorInfo,
+    chat_template,
+    fused_experts,
+    linear_modules,
+    lora_targets,
+    missing_targets,
+    model_info,
+    parse_safetensors_header,
+)
+from oneseek.registry.discover import describe
+from support.base_models import weight_shapes, write_model
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 128,
+}
+SHAPES = {"model.layers.0.self_attn.q_proj.weight": (16, 16), "model.layers.0.self_attn.k_proj.weight": (8, 16)}
+
+
+def tensors_of(shapes: dict[str, tuple[int, ...]], dtype: str = "F32") -> dict[str, TensorInfo]:
+    tensors, start = {}, 0
+    for name, shape in shapes.items():
+        end = start + 4 * math.prod(shape)
+        tensors[name] = TensorInfo(dtype=dtype, shape=shape, start=start, end=end)
+        start = end
+    return tensors
+
+
+def header_of(entries: Any) -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def files_of(directory: str = "llama-a", config: Any = CONFIG, **contents: Any) -> ModelFiles:
+    """A healthy model's files; keywords add files by name with __ for a dot, None takes one away."""
+    header = header_of(
+        {
+            name: entry(list(tensor.shape), tensor.start, tensor.end)
+            for name, tensor in tensors_of({**SHAPES, "lm_head.weight": (64, 16)}).items()
+        }
+    )
+    data = 4 * (16 * 16 + 8 * 16 + 64 * 16)
+    named = {name.replace("__", "."): value for name, value in contents.items()}
+    written = {"config.json": config, "tokenizer_config.json": {}, **named}
+    encoded = {
+        name: value if isinstance(value, bytes) else json.dumps(value).encode()
+        for name, value in written.items()
+        if value is not None
+    }
+    sizes = {"tokenizer.json": 10, "model.safetensors": len(header) + data}
+    return ModelFiles(
+        directory=directory,
+        path=f"/models/{directory}",
+        sizes={**sizes, **{name: len(content) for name, content in encoded.items()}},
+        contents=encoded,
+        headers={"model.safetensors": header},
+        unreadable={},
+    )
+
+
+def kinds(info: ModelInfo) -> list[str]:
+    return [problem.kind for problem in info.problems]
+
+
+# -- safetensors header --------------------------------------------------------------------------------------------
+
+
+def test_a_header_gives_each_tensor_its_type_shape_and_place() -> None:
+    header = header_of({"__metadata__": {"format": "pt"}, "b": entry([2, 3], 8, 20, "BF16"), "a": entry([2], 0, 8)})
+
+    tensors = parse_safetensors_header(header, len(header) + 20)
+
+    assert tensors == {
+        "a": TensorInfo(dtype="F32", shape=(2,), start=0, end=8),
+        "b": TensorInfo(dtype="BF16", shape=(2, 3), start=8, end=20),
+    }
+
+
+@pytest.mark.parametrize(
+    ("entries", "missing_bytes", "kind", "words"),
+    [
+        ({"a": entry([2], 0, 8)}, 1, "truncated-weights", "need 8 bytes, 7 are there"),
+        ({"a": entry([2], 0, 8)}, -1, "broken-header", "1 bytes behind its last tensor"),
+        ({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, -4, "broken-header", "'b' overlaps"),
+        ({"a": entry([2], 0, 8), "b": entry([2], 12, 20)}, -12, "broken-header", "'b' leaves a gap"),
+        ({"a": entry([3], 0, 8)}, 0, "broken-header", "'a' of F32 [3] can't be 8 bytes long"),
+        ({"a": entry([2], 8, 0)}, 0, "broken-header", "gap"),
+        ({"a": entry([2], 0, 8, "F31")}, 0, "broken-header", "unknown type 'F31'"),
+        ({"a": entry([-2], 0, 8)}, 0, "broken-header", ">= 0"),
+        ({"a": entry([2**80], 0, 8)}, 0, "broken-header", "header"),
+        ({"a": {"dtype": "F32"}}, 0, "broken-header", "shape"),
+        ({"a": 7}, 0, "broken-header", "object"),
+        ([], 0, "broken-header", "array"),
+    ],
+)
+def test_a_header_that_cannot_be_true_is_refused_with_its_fault(
+    entries: Any, missing_bytes: int, kind: str, words: str
+) -> None:
+    header = header_of(entries)
+
+    with pytest.raises(ModelError) as refusal:
+        parse_safetensors_header(header, len(header) + 8 - missing_bytes)
+
+    assert getattr(refusal.value, "kind", None) == kind
+    assert words in refusal.value.problem
+    assert refusal.value.fix
+
+
+@pytest.mark.parametrize(
+    ("prefix", "file_size", "words"),
+    [
+        (b"", 0, "cut off"),
+        (struct.pack("<Q", 500) + b"{}", 10, "its header is 500 bytes, the whole file 10"),
+        (struct.pack("<Q", MAX_HEADER_BYTES + 1), 2**40, "100,000,000 is the most"),
+        (struct.pack("<Q", 20) + b"{}", 100, "only 2 were read"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", 130, "Git LFS pointer"),
+        (struct.pack("<Q", 4) + b"\xff\xfe\xfd\xfc", 12, "broken header"),
+        (struct.pack("<Q", 27) + b'{"__metadata__":{"\xff":"pt"}}', 35, "broken header"),
+        (struct.pack("<Q", 200_005) + b'{"a":' + b"[" * 200_000, 200_013, "broken header"),
+    ],
+)
+def test_bytes_that_are_no_safetensors_file_are_refused(prefix: bytes, file_size: int, words: str) -> None:
+    with pytest.raises(ModelError) as refusal:
+        parse_safetensors_header(prefix, file_size)
+
+    assert words in refusal.value.problem
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["F32", "BF16"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "a", "__metadata__"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    header=st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()),
+    length=st.none() | st.integers(0, 2**64 - 1),
+    file_size=st.integers(0, 2**50),
+)
+def test_any_bytes_are_a_header_or_a_model_error(header: bytes, length: int | None, file_size: int) -> None:
+    prefix = struct.pack("<Q", len(header) if length is None else length) + header
+
+    try:
+        tensors = parse_safetensors_header(prefix, file_size)
+    except ModelError as error:
+        assert error.problem  # noqa: PT017
+        assert error.fix  # noqa: PT017
+    else:
+        assert all(0 <= tensor.start <= tensor.end <= file_size for tensor in tensors.values())
+
+
+# -- modules -------------------------------------------------------------------------------------------------------
+
+
+def test_a_llamas_linear_modules_are_counted_over_its_layers() -> None:
+    modules = linear_modules(tensors_of(weight_shapes("llama", layers=3, hidden=16, vocab=64)))
+
+    assert [(module.name, module.in_features, module.out_features, module.count) for module in modules] == [
+        ("down_proj", 32, 16, 3),
+        ("gate_proj", 16, 32, 3),
+        ("k_proj", 16, 8, 3),
+        ("o_proj", 16, 16, 3),
+        ("q_proj", 16, 16, 3),
+        ("up_proj", 16, 32, 3),
+        ("v_proj", 16, 8, 3),
+    ]
+    assert not any(module.conv1d for module in modules)
+
+
+def test_gpt2_stores_its_weights_the_other_way_round_and_the_biases_tell() -> None:
+    modules = linear_modules(tensors_of(weight_shapes("gpt2", layers=2, hidden=16, vocab=64)))
+
+    assert modules == (
+        LinearModule(name="c_attn", in_features=16, out_features=48, count=2, conv1d=True),
+        LinearModule(name="c_fc", in_features=16, out_features=64, count=2, conv1d=True),
+        LinearModule(name="c_proj", in_features=16, out_features=16, count=2, conv1d=True),
+        LinearModule(name="c_proj", in_features=64, out_features=16, count=2, conv1d=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "conv1d"),
+    [
+        ({"h.0.a.weight": (4, 8), "h.0.a.bias": (8,)}, True),
+        ({"h.0.a.weight": (4, 8), "h.0.a.bias": (4,)}, False),
+        ({"h.0.a.weight": (4, 4), "h.0.a.bias": (4,)}, False),
+        ({"h.0.a.weight": (4, 8)}, False),
+        ({"h.0.a.weight": (4, 8), "h.0.a.bias": (8,), "h.0.b.weight": (4, 8), "h.0.b.bias": (4,)}, False),
+    ],
+    ids=["bias as wide as the rows", "as many as the rows", "square", "no bias", "they contradict"],
+)
+def test_conv1d_is_told_by_the_biases(shapes: dict[str, tuple[int, ...]], conv1d: bool) -> None:
+    modules = linear_modules(tensors_of(shapes))
+
+    assert {module.conv1d for module in modules} == {conv1d}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+        "model.layers.0.embed_positions.weight",
+        "h.0.wte.weight",
+        "model.layers.0.post_norm.weight",
+        "h.0.ln_1.weight",
+        "model.layers.0.mlp.gate.weight",
+        "model.layers.0.mlp.shared_expert_gate.weight",
+        "model.layers.0.router.weight",
+        "model.layers.0.router.proj.weight",
+        "model.layers.0.mlp.experts.3.up_proj.weight",
+        "model.layers.0.self_attn.q_proj.scales",
+    ],
+)
+def test_heads_embeddings_norms_routers_and_experts_are_no_decoder_linears(name: str) -> None:
+    modules = linear_modules(tensors_of({name: (8, 8)}))
+
+    assert modules == ()
+
+
+def test_names_that_only_resemble_a_router_or_a_norm_are_linears() -> None:
+    tensors = tensors_of({"h.0.gate_proj.weight": (8, 8), "h.0.shared_expert.up_proj.weight": (8, 8)})
+
+    assert [module.name for module in linear_modules(tensors)] == ["gate_proj", "up_proj"]
+
+
+def test_whole_number_weights_of_a_quantised_model_are_not_adapted() -> None:
+    assert linear_modules(tensors_of({"h.0.q_proj.weight": (8, 8)}, dtype="U8")) == ()
+
+
+def test_experts_are_reported_apart_fused_or_one_by_one() -> None:
+    tensors = tensors_of(
+        {
+            "model.layers.0.mlp.experts.gate_up_proj": (2, 16, 8),
+            "model.layers.1.mlp.experts.0.w1.weight": (16, 8),
+            "model.layers.1.mlp.experts.1.w1.weight": (16, 8),
+            "model.layers.2.mixer.conv1d.weight": (16, 1, 4),
+        }
+    )
+
+    assert fused_experts(tensors) == ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.1.mlp.experts.*.w1")
+
+
+def test_lora_parameters_of_a_module_follow_from_its_shape_count_and_rank() -> None:
+    module = LinearModule(name="k_proj", in_features=16, out_features=8, count=3, conv1d=False)
+
+    assert module.parameters_at(rank=4) == 3 * (4 * 16 + 8 * 4)
+
+
+# -- targets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("gpt2", ("c_attn", "c_proj")),
+        ("llama", ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")),
+        ("mistral", ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")),
+        ("phi", ("dense", "k_proj", "q_proj", "v_proj")),
+        ("mixtral", ("k_proj", "o_proj", "q_proj", "v_proj")),
+    ],
+)
+def test_auto_targets_suit_the_family(tmp_path: Path, family: Any, expected: tuple[str, ...]) -> None:
+    info = describe(write_model(tmp_path / "m", family=family))
+
+    assert lora_targets(info, "auto") == expected
+    assert missing_targets(info, expected) == ()
+
+
+def test_auto_names_nothing_that_the_model_has_not() -> None:
+    info = model_info(files_of())
+
+    assert lora_targets(info, "auto") == ("k_proj", "q_proj")
+
+
+def test_auto_is_all_linear_where_the_familys_names_do_not_fit() -> None:
+    info = model_info(files_of(config={**CONFIG, "model_type": "gpt2"}))
+
+    assert lora_targets(info, "auto") == ("k_proj", "q_proj")
+
+
+def test_all_linear_is_every_decoder_linear(tmp_path: Path) -> None:
+    info = describe(write_model(tmp_path / "m", family="phi"))
+
+    assert lora_targets(info, "all-linear") == ("dense", "fc1", "fc2", "k_proj", "q_proj", "v_proj")
+
+
+def test_a_requested_list_is_taken_as_it_is_sorted_and_each_once() -> None:
+    assert lora_targets(model_info(files_of()), ("q_proj", "made_up", "q_proj")) == ("made_up", "q_proj")
+
+
+def test_missing_targets_match_whole_segments_at_the_end_of_a_path(tmp_path: Path) -> None:
+    info = describe(write_model(tmp_path / "m", family="gpt2"))
+
+    missing = missing_targets(
+        info, ("c_proj", "attn.c_proj", "transformer.h.0.attn.c_attn", "proj", "c_attn.c_proj", "q_proj")
+    )
+
+    assert missing == ("proj", "c_attn.c_proj", "q_proj")
+
+
+# -- config, size, tokenizer ---------------------------------------------------------------------------------------
+
+
+def test_a_healthy_model_is_described_and_usable() -> None:
+    info = model_info(files_of())
+
+    assert info.usable
+    assert (info.key, info.model_type, info.architecture) == ("llama-a", "llama", "LlamaForCausalLM")
+    assert (info.vocab_size, info.hidden_size, info.layers, info.context_length) == (64, 16, 2, 128)
+    assert info.parameters == 16 * 16 + 8 * 16 + 64 * 16
+    assert info.dtypes == {"F32": info.parameters}
+
+
+def test_gpt2s_own_names_for_sizes_are_understood(tmp_path: Path) -> None:
+    info = describe(write_model(tmp_path / "m", family="gpt2", layers=3, hidden=8, context=32))
+
+    assert (info.hidden_size, info.layers, info.context_length) == (8, 3, 32)
+
+
+def test_masks_and_rotary_frequencies_of_older_checkpoints_are_no_parameters() -> None:
+    shapes: dict[str, tuple[int, ...]] = {
+        "h.0.attn.bias": (1, 1, 8, 8),
+        "h.0.attn.masked_bias": (),
+        "h.0.rotary_emb.inv_freq": (4,),
+        "h.0.q.weight": (2, 2),
+    }
+    tensors = tensors_of(shapes)
+    header = header_of({name: entry(list(t.shape), t.start, t.end) for name, t in tensors.items()})
+    files = files_of()
+    files.headers["model.safetensors"] = header
+    files.sizes["model.safetensors"] = len(header) + 4 * (64 + 1 + 4 + 4)
+
+    info = model_info(files)
+
+    assert (info.problems, info.parameters) == ((), 4)
+
+
+@pytest.mark.parametrize(
+    ("declared", "name_or_path", "expected"),
+    [
+        ({"display_name": "My Llama"}, "org/Llama-A", "My Llama"),
+        (None, "org/Llama-A", "Llama-A"),
+        (None, "org/Other", "llama-a"),
+        ({}, None, "llama-a"),
+        ({"display_name": "\x1b[31mred"}, None, "[31mred"),
+        ({"display_name": 7}, None, "llama-a"),
+    ],
+)
+def test_the_display_name_is_declared_else_the_origins_else_the_directorys(
+    declared: Any, name_or_path: str | None, expected: str
+) -> None:
+    files = files_of(config={**CONFIG, "_name_or_path": name_or_path}, oneseek__json=declared)
+
+    assert model_info(files).display_name == expected
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        ({}, None),
+        ({"tokenizer_config.json": {"chat_template": "T"}}, "T"),
+        ({"tokenizer_config.json": {"chat_template": " \n"}}, None),
+        (
+            {
+                "tokenizer_config.json": {
+                    "chat_template": [{"name": "tool_use", "template": "X"}, {"name": "default", "template": "D"}]
+                }
+            },
+            "D",
+        ),
+        ({"tokenizer_config.json": {"chat_template": [{"name": "tool_use", "template": "X"}]}}, None),
+        ({"chat_template.json": {"chat_template": "J"}}, "J"),
+        ({"chat_template.json": {"chat_template": "J"}, "tokenizer_config.json": {"chat_template": "T"}}, "T"),
+        ({"chat_template.jinja": b"{{ file }}", "tokenizer_config.json": {"chat_template": "T"}}, "{{ file }}"),
+        ({"tokenizer_config.json": [1]}, None),
+    ],
+)
+def test_the_chat_template_is_found_in_its_three_places_in_order(contents: Any, expected: str | None) -> None:
+    encoded = {
+        name: value if isinstance(value, bytes) else json.dumps(value).encode() for name, value in contents.items()
+    }
+
+    assert chat_template(encoded) == expected
+
+
+def test_special_tokens_are_read_as_text_or_object_and_the_tokenizers_own_file_wins() -> None:
+    files = files_of(
+        tokenizer_config__json={
+            "eos_token": {"content": "</s>", "lstrip": False},
+            "bos_token": None,
+            "add_bos_token": True,
+        },
+        special_tokens_map__json={"eos_token": "<old>", "pad_token": "<pad>", "additional_special_tokens": ["<x>"]},
+    )
+
+    assert model_info(files).special_tokens == {"eos_token": "</s>", "pad_token": "<pad>"}
+
+
+# -- problems that the files alone show ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (None, "no-config"),
+        (b"{", "broken-config"),
+        (b"[1]", "broken-config"),
+        (b"\xff\xfe\x00", "broken-config"),
+        (b"[" * 200_000, "broken-config"),
+        ({}, "broken-config"),
+        ({**CONFIG, "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}, "foreign-code"),
+        ({**CONFIG, "architectures": ["BertForMaskedLM"]}, "not-causal-lm"),
+        ({**CONFIG, "is_encoder_decoder": True}, "not-causal-lm"),
+    ],
+)
+def test_a_config_that_cannot_be_trained_is_a_problem_with_a_fix(config: Any, kind: str) -> None:
+    info = model_info(files_of(config=config))
+
+    assert kinds(info) == [kind]
+    assert not info.usable
+    assert info.problems[0].fix
+
+
+@pytest.mark.parametrize("architectures", [["GPT2LMHeadModel"], ["QwenX", "QwenForCausalLM"], [], None])
+def test_causal_language_models_go_by_either_ending_or_none(architectures: Any) -> None:
+    assert kinds(model_info(files_of(config={**CONFIG, "architectures": architectures}))) == []
+
+
+def test_a_config_with_infinity_is_read_as_the_models_own_library_writes_it() -> None:
+    config = json.dumps({**CONFIG, "time_step_limit": [0.0, math.inf]}).encode()
+
+    assert model_info(files_of(config=config)).usable
+
+
+def test_a_directory_without_a_letter_or_digit_cannot_be_selected() -> None:
+    assert kinds(model_info(files_of(directory="模型"))) == ["no-key"]
+
+
+def test_a_broken_tokenizer_config_is_a_problem() -> None:
+    assert kinds(model_info(files_of(tokenizer_config__json=b"{"))) == ["broken-tokenizer"]
+
+
+@given(
+    config=json_values | st.dictionaries(st.sampled_from([*CONFIG, "auto_map", "_name_or_path"]), json_values),
+    tokenizer=json_values | st.dictionaries(st.sampled_from(["chat_template", "eos_token"]), json_values),
+    index=st.dictionaries(st.just("weight_map"), json_values),
+)
+def test_no_config_however_strange_stops_the_description(config: Any, tokenizer: Any, index: Any) -> None:
+    files = files_of(config=config, tokenizer_config__json=tokenizer, model__safetensors__index__json=index)
+    del files.sizes["model.safetensors"]
+
+    info = model_info(files)
+
+    assert not info.usable
+    assert all(problem.problem and problem.fix for problem in info.problems)

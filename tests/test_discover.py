@@ -1,0 +1,451 @@
+"""Base models on disk: which directories count, what is wrong with them, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from oneseek.errors import ModelError
+from oneseek.registry.capabilities import ModelInfo, lora_targets
+from oneseek.registry.discover import describe, digests, discover, read_model_files
+from support.base_models import CHAT_TEMPLATE, write_model
+
+
+def kinds(info: ModelInfo) -> list[str]:
+    return [problem.kind for problem in info.problems]
+
+
+def keys(models_dir: Path) -> list[str]:
+    return [info.key for info in discover(models_dir).models]
+
+
+# -- which directories count ---------------------------------------------------------------------------------------
+
+
+def test_models_are_found_in_both_places_and_sorted_by_key(tmp_path: Path) -> None:
+    write_model(tmp_path / "Mistral_7B", family="mistral")
+    write_model(tmp_path / "oneseek-7b-zero" / "base_models" / "KB-Llama-3.1-8B-Swedish")
+
+    assert keys(tmp_path) == ["kb-llama-3-1-8b-swedish", "mistral-7b"]
+    assert discover(tmp_path).collisions == {}
+
+
+def test_special_hidden_temporary_and_linked_directories_are_left_out(tmp_path: Path) -> None:
+    write_model(tmp_path / "real")
+    outside = write_model(tmp_path / "elsewhere" / "outside")
+    for name in ("oneseek-7b-zero", "oneseek-certified", "OneSeek-Certified", ".cache", "half.tmp"):
+        shutil.copytree(outside, tmp_path / name)
+    (tmp_path / "linked").symlink_to(outside, target_is_directory=True)
+    (tmp_path / "oneseek-7b-zero" / "base_models").mkdir()
+    (tmp_path / "oneseek-7b-zero" / "base_models" / "linked-too").symlink_to(outside, target_is_directory=True)
+
+    assert keys(tmp_path) == ["real"]
+
+
+def test_directories_and_files_that_hold_no_part_of_a_model_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme.txt").write_text("hello")
+    (tmp_path / "config.json").write_text("{}")
+
+    assert keys(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin"])
+def test_any_part_of_a_model_makes_a_directory_appear_with_its_problems(tmp_path: Path, name: str) -> None:
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / name).write_text("{}")
+
+    (found,) = discover(tmp_path).models
+
+    assert found.key == "part"
+    assert not found.usable
+
+
+def test_a_models_directory_that_is_not_there_holds_no_models(tmp_path: Path) -> None:
+    assert discover(tmp_path / "nowhere").models == ()
+
+
+def test_a_models_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ModelError, match=r"cannot be listed.*--models-dir"):
+        discover(tmp_path / "file")
+
+
+def test_two_directories_with_one_key_are_both_listed_and_both_refused(tmp_path: Path) -> None:
+    first = write_model(tmp_path / "gemma_2_9b", seed=1)
+    second = write_model(tmp_path / "oneseek-7b-zero" / "base_models" / "Gemma-2-9B", seed=2)
+    write_model(tmp_path / "other")
+
+    found = discover(tmp_path)
+
+    assert found.collisions == {"gemma-2-9b": sorted([str(first), str(second)])}
+    assert [(info.key, kinds(info)) for info in found.models] == [
+        ("gemma-2-9b", ["collision"]),
+        ("gemma-2-9b", ["collision"]),
+        ("other", []),
+    ]
+    problems = {info.path: info.problems[0].problem for info in found.models if info.problems}
+    assert problems[str(first)] == f"{second} has the same key, 'gemma-2-9b'."
+    assert problems[str(second)] == f"{first} has the same key, 'gemma-2-9b'."
+
+
+# -- what is in a directory ----------------------------------------------------------------------------------------
+
+
+def test_a_model_in_shards_is_described_like_one_in_a_single_file(tmp_path: Path) -> None:
+    whole = describe(write_model(tmp_path / "a" / "m"))
+    sharded = describe(write_model(tmp_path / "b" / "m", shards=3))
+
+    assert sharded.usable
+    assert sharded.linear_modules == whole.linear_modules
+    assert sharded.linear_paths == whole.linear_paths
+    assert sharded.parameters == whole.parameters
+    assert sharded.size_bytes == sum(file.stat().st_size for file in (tmp_path / "b" / "m").glob("*.safetensors"))
+
+
+def test_only_the_headers_of_weight_files_are_read(tmp_path: Path) -> None:
+    weights = write_model(tmp_path / "m", hidden=64) / "model.safetensors"
+    header_length = int.from_bytes(weights.read_bytes()[:8], "little")
+
+    files = read_model_files(tmp_path / "m")
+
+    assert len(files.headers["model.safetensors"]) == 8 + header_length < weights.stat().st_size / 4
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.jinja", "chat_template.json"])
+def test_the_chat_template_is_found_wherever_it_lies(
+    tmp_path: Path, place: Literal["tokenizer_config.json", "chat_template.jinja", "chat_template.json"]
+) -> None:
+    info = describe(write_model(tmp_path / "m", template_file=place))
+
+    assert info.chat_template == CHAT_TEMPLATE
+
+
+def test_a_model_without_a_chat_template_is_usable_and_says_so(tmp_path: Path) -> None:
+    info = describe(write_model(tmp_path / "m", chat=False))
+
+    assert info.usable
+    assert info.chat_template is None
+
+
+def test_a_declared_display_name_is_read_from_oneseek_json(tmp_path: Path) -> None:
+    info = describe(write_model(tmp_path / "m", display_name="KB-Llama-3.1-8B-Swedish"))
+
+    assert (info.key, info.display_name) == ("m", "KB-Llama-3.1-8B-Swedish")
+
+
+def test_special_tokens_and_the_absolute_path_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+
+    info = describe(Path("m"))
+
+    assert info.path == str(tmp_path / "m")
+    assert info.special_tokens["eos_token"] == "</s>"
+
+
+# -- what can be wrong with it -------------------------------------------------------------------------------------
+
+
+def test_no_config(tmp_path: Path) -> None:
+    (write_model(tmp_path / "m") / "config.json").unlink()
+
+    assert kinds(describe(tmp_path / "m")) == ["no-config"]
+
+
+def test_an_adapter_among_the_base_models_is_called_one(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / "config.json").rename(directory / "adapter_config.json")
+
+    assert "adapter" in describe(directory).problems[0].problem
+
+
+def test_no_weights_names_files_that_are_not_loaded(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / "model.safetensors").rename(directory / "weights.safetensors")
+
+    info = describe(directory)
+
+    assert kinds(info) == ["no-weights"]
+    assert "weights.safetensors" in info.problems[0].problem
+
+
+def test_a_weight_file_without_a_tensor_is_no_weights(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+
+    assert kinds(describe(directory)) == ["no-weights"]
+
+
+def test_only_pickled_weights_are_refused_with_the_command_that_converts_them(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "Old_Model")
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+
+    info = describe(directory)
+
+    assert kinds(info) == ["only-pickle"]
+    assert "oneseek models convert old-model" in info.problems[0].fix
+    assert info.size_bytes == (directory / "pytorch_model.bin").stat().st_size
+
+
+def test_a_trainers_saved_arguments_are_no_weights(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / "model.safetensors").rename(directory / "training_args.bin")
+
+    assert kinds(describe(directory)) == ["no-weights"]
+
+
+def test_a_single_weight_file_is_preferred_to_shards_beside_it(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", shards=2)
+    write_model(directory, layers=3)
+    (directory / "model.safetensors.index.json").write_text("{")
+
+    info = describe(directory)
+
+    assert info.usable
+    assert info.size_bytes == (directory / "model.safetensors").stat().st_size
+
+
+def test_pickles_beside_safetensors_are_ignored(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / "training_args.bin").write_bytes(b"x")
+    (directory / "pytorch_model.bin").write_bytes(b"x")
+
+    assert describe(directory).usable
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, -1])
+def test_truncated_weights_are_found_from_the_header_alone(tmp_path: Path, keep: int) -> None:
+    weights = write_model(tmp_path / "m") / "model.safetensors"
+    os.truncate(weights, keep % weights.stat().st_size)
+
+    info = describe(tmp_path / "m")
+
+    assert kinds(info) == ["truncated-weights"]
+    assert info.problems[0].problem.startswith("model.safetensors is cut off")
+
+
+def test_a_broken_header_is_found(tmp_path: Path) -> None:
+    weights = write_model(tmp_path / "m") / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:8] + b"?" + content[9:])
+
+    assert kinds(describe(tmp_path / "m")) == ["broken-header"]
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
+    weights = write_model(tmp_path / "m") / "model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
+
+    (problem,) = describe(tmp_path / "m").problems
+
+    assert problem.kind == "truncated-weights"
+    assert "git lfs pull" in problem.fix
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    (write_model(tmp_path / "m", shards=2) / "model-00002-of-00002.safetensors").unlink()
+
+    (problem,) = describe(tmp_path / "m").problems
+
+    assert problem.kind == "missing-shard"
+    assert "model-00002-of-00002.safetensors" in problem.problem
+
+
+def test_a_shard_outside_the_directory_is_never_opened(tmp_path: Path) -> None:
+    secret = write_model(tmp_path / "secret") / "model.safetensors"
+    directory = write_model(tmp_path / "m", shards=2)
+    index = {"weight_map": {"lm_head.weight": f"../secret/{secret.name}"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    info = describe(directory)
+
+    assert kinds(info) == ["missing-shard"]
+    assert info.parameters == 0
+
+
+@pytest.mark.parametrize("index", ["{", "[]", "{}", '{"weight_map": {"a": 1}}', '{"weight_map": {}}'])
+def test_a_broken_index_is_one_problem(tmp_path: Path, index: str) -> None:
+    directory = write_model(tmp_path / "m", shards=2)
+    (directory / "model.safetensors.index.json").write_text(index)
+
+    assert kinds(describe(directory)) == ["broken-index"]
+
+
+def test_an_index_that_promises_a_tensor_that_is_not_there_is_broken(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", shards=2)
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    index["weight_map"]["model.layers.9.made_up.weight"] = "model-00001-of-00002.safetensors"
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    info = describe(directory)
+
+    assert kinds(info) == ["broken-index"]
+    assert "model.layers.9.made_up.weight" in info.problems[0].problem
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "tokenizer.model"])
+def test_no_tokenizer(tmp_path: Path, left: str) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / "tokenizer.json").unlink()
+    if left == "an empty file":
+        (directory / "tokenizer.json").touch()
+    elif left == "tokenizer.model":
+        (directory / left).write_bytes(b"sentencepiece")
+
+    (problem,) = describe(directory).problems
+
+    assert problem.kind == "no-tokenizer"
+    assert "tokenizer.json" in problem.fix
+
+
+def test_code_that_a_model_brings_is_refused(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", config={"auto_map": {"AutoModelForCausalLM": "modeling_m.Model"}})
+
+    assert kinds(describe(directory)) == ["foreign-code"]
+
+
+def test_a_model_that_is_no_causal_lm_is_refused(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", config={"architectures": ["T5ForConditionalGeneration"]})
+
+    assert kinds(describe(directory)) == ["not-causal-lm"]
+
+
+def test_all_problems_are_reported_together(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "merges.txt").touch()
+
+    assert kinds(describe(tmp_path / "m")) == ["no-config", "no-weights", "no-tokenizer"]
+
+
+def test_a_describing_file_of_absurd_size_is_not_read(tmp_path: Path) -> None:
+    os.truncate(write_model(tmp_path / "m") / "config.json", 2**31)
+
+    assert kinds(describe(tmp_path / "m")) == ["unreadable"]
+
+
+def test_a_directory_that_cannot_be_listed_is_only_that(tmp_path: Path) -> None:
+    (problem,) = describe(tmp_path / "gone").problems
+
+    assert problem.kind == "unreadable"
+    assert "No such file" in problem.problem
+
+
+# -- digests -------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_of_the_weights_is_what_sha256sum_makes_of_their_list(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", shards=3)
+    command = "LC_ALL=C; export LC_ALL; sha256sum *.safetensors | sha256sum"
+
+    printed = subprocess.run(["sh", "-c", command], cwd=directory, capture_output=True, check=True, text=True).stdout
+
+    assert digests(directory).weights_sha256 == printed.split()[0]
+
+
+def test_digests_are_of_config_tokenizer_and_the_templates_text(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", template_file="chat_template.json")
+
+    found = digests(directory)
+
+    assert found.config_sha256 == hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
+    assert found.tokenizer_sha256 == hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
+    assert found.template_sha256 == hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()
+
+
+def test_the_same_template_in_another_place_has_the_same_digest(tmp_path: Path) -> None:
+    first = write_model(tmp_path / "a", template_file="chat_template.jinja")
+    second = write_model(tmp_path / "b", template_file="tokenizer_config.json")
+
+    assert digests(first) == digests(second)
+
+
+def test_one_flipped_bit_in_the_weights_changes_their_digest_and_no_other(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", chat=False)
+    before = digests(directory)
+    weights = directory / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    after = digests(directory)
+
+    assert after.weights_sha256 != before.weights_sha256
+    assert (after.config_sha256, after.tokenizer_sha256) == (before.config_sha256, before.tokenizer_sha256)
+    assert after.template_sha256 is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_digests_of_a_model_without_one_of_its_files_are_refused(tmp_path: Path, name: str) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / name).unlink()
+
+    with pytest.raises(ModelError, match="safetensors" if name == "model.safetensors" else name):
+        digests(directory)
+
+
+# -- against the libraries that will load them ---------------------------------------------------------------------
+
+
+@pytest.mark.engine
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks for it
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_modules_are_those_that_peft_adapts_in_a_model_saved_by_transformers(tmp_path: Path, family: str) -> None:
+    import peft
+    import transformers
+
+    settings: dict[str, Any] = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config = (
+        transformers.GPT2Config(
+            vocab_size=64, n_embd=16, n_head=2, n_layer=2, n_positions=32, bos_token_id=2, eos_token_id=3
+        )
+        if family == "gpt2"
+        else transformers.LlamaConfig(intermediate_size=24, num_key_value_heads=1, **settings)
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / "m")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    info = describe(tmp_path / "m")
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, target_modules="all-linear", fan_in_fan_out=family == "gpt2", task_type="CAUSAL_LM")
+    )
+
+    theirs = {name.split(".lora_A")[0] for name, _ in adapted.named_parameters() if "lora_A" in name}
+    assert set(info.linear_paths) == {name.removeprefix("base_model.model.") for name in theirs}
+    assert set(lora_targets(info, "all-linear")) == {name.rsplit(".", 1)[-1] for name in theirs}
+    assert info.parameters == parameters
+    assert {module.conv1d for module in info.linear_modules} == {family == "gpt2"}
+    trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    assert sum(module.parameters_at(4) for module in info.linear_modules) == trainable
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "phi", "mixtral"])
+def test_the_models_that_tests_are_made_of_load_whole_and_speak(tmp_path: Path, family: Any) -> None:
+    import torch
+    import transformers
+
+    directory = write_model(tmp_path / "m", family=family, vocab=260, shards=2)
+
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    messages = [{"role": "user", "content": "Hej på dig"}]
+    ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)["input_ids"]
+    with torch.no_grad():
+        logits = model(ids).logits
+
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert tokenizer.decode(ids[0]) == "<s>user\nHej på dig</s>\n"
+    assert tokenizer.eos_token == describe(directory).special_tokens["eos_token"]
+    assert torch.isfinite(logits).all()
+    assert logits.shape == (1, ids.shape[1], 260)

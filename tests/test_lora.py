@@ -1,0 +1,187 @@
+"""LoRA in a model, and in PEFT's files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import Tensor
+
+from oneseek.engine.base_model import load_base_model
+from oneseek.engine.lora import (
+    LoraLinear,
+    adapter_config,
+    adapter_parameters,
+    adapter_state,
+    attach,
+    disabled,
+    load_adapter_state,
+)
+from oneseek.errors import WorkerFailed
+from support.tiny_models import TARGETS, Family, write_model
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # PEFT calls it
+]
+FAMILIES: tuple[Family, ...] = ("llama", "gpt2")
+IDS = torch.tensor([[5, 9, 40, 77, 200, 31, 6]])
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Path]:
+    root = tmp_path_factory.mktemp("bases")
+    return {family: write_model(root / family, family) for family in FAMILIES}
+
+
+def load(path: Path) -> Any:
+    return load_base_model(path, torch.float32).eval()
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(input_ids=IDS, use_cache=False).logits
+    return found
+
+
+def adapted(path: Path, family: Family, *, trained: bool = True) -> Any:
+    """A model with an adapter whose B is not zero any more."""
+    model = load(path)
+    torch.manual_seed(3)
+    attach(model, TARGETS[family], r=4, alpha=8, dropout=0.1)
+    if trained:
+        with torch.no_grad():
+            for parameter in adapter_parameters(model).values():
+                parameter.normal_(std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_adapter_changes_nothing(bases: dict[Family, Path], family: Family) -> None:
+    before = logits(load(bases[family]))
+
+    after = logits(adapted(bases[family], family, trained=False))
+
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_disabled_adapter_leaves_the_base_model(bases: dict[Family, Path], family: Family) -> None:
+    base = logits(load(bases[family]))
+    model = adapted(bases[family], family)
+
+    with disabled(model):
+        inside = logits(model)
+
+    assert torch.equal(inside, base)
+    assert (logits(model) - base).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_adapter_is_trained(bases: dict[Family, Path], family: Family) -> None:
+    model = adapted(bases[family], family)
+
+    model(input_ids=IDS, use_cache=False).logits.square().mean().backward()
+
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert trained == {name for name, _ in model.named_parameters() if name.endswith(("lora_a", "lora_b"))}
+    assert all(parameter.dtype == torch.float32 for parameter in adapter_parameters(model).values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_peft_gives_the_same_logits_with_an_adapter_of_ours(
+    bases: dict[Family, Path], family: Family, tmp_path: Path
+) -> None:
+    model = adapted(bases[family], family)
+    config = adapter_config(model, str(bases[family]), TARGETS[family], r=4, alpha=8, dropout=0.1)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    safetensors.torch.save_file(adapter_state(model), tmp_path / "adapter_model.safetensors")
+
+    by_peft = PeftModel.from_pretrained(load(bases[family]), str(tmp_path)).eval()
+
+    assert (logits(by_peft) - logits(model)).abs().max() <= 1e-5
+    assert by_peft.peft_config["default"].fan_in_fan_out is (family == "gpt2")
+    assert set(get_peft_model_state_dict(by_peft)) == set(adapter_state(model))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_that_peft_wrote_gives_the_same_logits_here(bases: dict[Family, Path], family: Family) -> None:
+    settings = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=list(TARGETS[family]),
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=family == "gpt2",
+        init_lora_weights=False,
+    )
+    by_peft = get_peft_model(load(bases[family]), settings).eval()
+    model = adapted(bases[family], family, trained=False)
+
+    load_adapter_state(model, get_peft_model_state_dict(by_peft))
+
+    assert (logits(by_peft) - logits(model)).abs().max() <= 1e-5
+    assert (logits(by_peft) - logits(load(bases[family]))).abs().max() > 0.01
+
+
+def test_a_name_means_a_whole_path_or_its_last_parts(bases: dict[Family, Path]) -> None:
+    chosen = attach(load(bases["llama"]), ["model.layers.1.mlp.up_proj", "self_attn.v_proj"], r=2, alpha=4, dropout=0)
+
+    assert chosen == [
+        "model.layers.0.self_attn.v_proj",
+        "model.layers.1.self_attn.v_proj",
+        "model.layers.1.mlp.up_proj",
+    ]
+
+
+def test_a_target_that_does_not_exist_is_refused_and_what_exists_is_named(bases: dict[Family, Path]) -> None:
+    with pytest.raises(WorkerFailed) as failed:
+        attach(load(bases["gpt2"]), ["c_attn", "q_proj"], r=2, alpha=4, dropout=0)
+
+    assert failed.value.kind == "refused"
+    assert "'q_proj'" in failed.value.problem
+    assert "c_attn" in failed.value.fix
+    assert "c_fc" in failed.value.fix
+
+
+def test_a_name_of_something_that_is_not_linear_is_refused(bases: dict[Family, Path]) -> None:
+    with pytest.raises(WorkerFailed):
+        attach(load(bases["llama"]), ["embed_tokens"], r=2, alpha=4, dropout=0)
+
+
+def test_an_adapter_of_another_shape_is_refused(bases: dict[Family, Path]) -> None:
+    model = adapted(bases["llama"], "llama")
+    state = adapter_state(model)
+    name = next(iter(state))
+    state[name] = state[name][:1]
+
+    with pytest.raises(WorkerFailed) as failed:
+        load_adapter_state(model, state)
+
+    assert name in failed.value.problem
+
+
+def test_the_first_values_follow_from_torchs_seed(bases: dict[Family, Path]) -> None:
+    one = adapter_state(adapted(bases["llama"], "llama", trained=False))
+    torch.rand(5)
+    two = adapter_state(adapted(bases["llama"], "llama", trained=False))
+
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(tensor.abs().sum() > 0 for name, tensor in one.items() if "lora_A" in name)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    torch.manual_seed(0)
+    layer = LoraLinear(torch.nn.Linear(64, 8), r=4, alpha=4, dropout=0.5)
+    torch.nn.init.normal_(layer.lora_b)
+    x = torch.randn(3, 64)
+
+    training = [layer.train()(x) for _ in range(2)]
+    evaluation = [layer.eval()(x) for _ in range(2)]
+
+    assert not torch.equal(*training)
+    assert torch.equal(*evaluation)

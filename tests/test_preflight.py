@@ -1,0 +1,592 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from oneseek.config.parse import parse
+from oneseek.config.schema import TrainingConfig
+from oneseek.datasets.formats import Format, row_digest
+from oneseek.datasets.read import Dataset, RowProblem
+from oneseek.names import nothing_selected
+from oneseek.preflight import gather
+from oneseek.preflight.facts import Facts, Trouble, Wanted
+from oneseek.preflight.finding import Finding, PreflightError, check, registered, rule
+from oneseek.preflight.rules import settings_findings
+from oneseek.registry.capabilities import LinearModule, ModelInfo, ModelProblem
+from support.base_models import write_model
+
+GIB = 2**30
+
+
+def linear(name: str, conv1d: bool = False) -> LinearModule:
+    return LinearModule(name=name, in_features=64, out_features=64, count=2, conv1d=conv1d)
+
+
+def model(key: str, *names: str, chat: bool = True, problems: tuple[ModelProblem, ...] = ()) -> ModelInfo:
+    return ModelInfo(
+        key=key,
+        display_name=key.upper(),
+        path=f"/models/{key}",
+        model_type="gpt2" if "c_attn" in names else "llama",
+        architecture="",
+        parameters=100_000,
+        dtypes={"F32": 100_000},
+        size_bytes=400_000,
+        context_length=128,
+        vocab_size=512,
+        hidden_size=64,
+        layers=2,
+        chat_template="{{ messages }}" if chat else None,
+        special_tokens={},
+        linear_modules=tuple(linear(name, conv1d="c_attn" in names) for name in names),
+        linear_paths=tuple(f"layers.{layer}.{name}" for name in names for layer in (0, 1)),
+        fused_experts=(),
+        problems=problems,
+    )
+
+
+def llama(**more: Any) -> ModelInfo:
+    return model("llama", "q_proj", "v_proj", **more)
+
+
+def gpt2(**more: Any) -> ModelInfo:
+    return model("gpt-2", "c_attn", "c_proj", "c_fc", **{"chat": False, **more})
+
+
+def dataset(form: Format = "messages", rows: int = 20, bad: int = 0, equal: bool = False) -> Dataset:
+    numbers = [0 if equal else number for number in range(rows)]
+    made: list[dict[str, Any]] = (
+        [{"messages": [{"role": "user", "content": str(n)}, {"role": "assistant", "content": "x"}]} for n in numbers]
+        if form == "messages"
+        else [{"text": f"text {n}"} for n in numbers]
+    )
+    return Dataset(
+        path="town.jsonl",
+        sha256="0" * 64,
+        format=form,
+        rows=tuple(made),
+        lines=tuple(range(1, rows + 1)),
+        problems=tuple(RowProblem(line, f"reason {line}") for line in range(1, bad + 1)),
+    )
+
+
+def facts(*models: ModelInfo, **more: Any) -> Facts:
+    models = models or (llama(),)
+    given = {
+        "models": models,
+        "wanted": tuple(Wanted(info.key, key=info.key) for info in models),
+        "available": tuple(info.key for info in models),
+        "dataset": dataset(),
+        "free_memory_bytes": 64 * GIB,
+        "free_disk_bytes": 64 * GIB,
+    }
+    return Facts(**{**given, **more})
+
+
+def config_for(**sections: Any) -> TrainingConfig:
+    """A right configuration but for what is given, as `training={"num_epochs": 5}`."""
+    right: dict[str, Any] = {"model": {"base_models": ["llama"]}, "data": {"dataset": "town.jsonl"}}
+    merged = {name: {**right.get(name, {}), **sections.get(name, {})} for name in {**right, **sections}}
+    config, problems = parse(merged)
+    assert problems == ()
+    return config
+
+
+def ids(findings: tuple[Finding, ...]) -> list[str]:
+    return [finding.rule for finding in findings]
+
+
+def test_a_right_request_has_no_finding() -> None:
+    assert check(config_for(), facts()) == ()
+
+
+# -- each rule: refused ... (that the right request above has no finding is the allowed example of each) -------------
+
+
+def test_a_setting_that_cannot_be_taken_is_refused() -> None:
+    config, problems = parse({"model": {"name": "llama"}, "data": {"dataset": "x"}, "training": {"num_epochs": -1}})
+
+    (finding,) = check(config, facts(config_problems=problems))
+
+    assert (finding.rule, finding.severity, finding.field) == ("settings-are-valid", "error", "training.num_epochs")
+    assert finding.problem == "training.num_epochs is -1."
+
+
+def test_nothing_selected_is_refused_in_the_words_that_everyone_uses() -> None:
+    config, _ = parse({"data": {"dataset": "x"}})
+
+    (finding,) = check(config, facts(models=(), wanted=(), available=("llama",)))
+
+    assert (finding.rule, finding.field) == ("base-models-selected", "model.base_models")
+    assert (finding.problem, finding.fix) == (nothing_selected().problem, nothing_selected().fix)
+
+
+def test_a_selection_and_a_dataset_that_could_not_be_taken_are_not_called_missing() -> None:
+    config, problems = parse({"model": {"base_models": 5}, "data": 5})
+
+    findings = check(config, facts(models=(), wanted=(), dataset=None, config_problems=problems))
+
+    assert ids(findings) == ["settings-are-valid", "settings-are-valid"]
+
+
+def test_a_name_that_matches_nothing_is_refused_with_the_nearest() -> None:
+    missing = Wanted("lama", trouble=Trouble("No base model matches 'lama'.", "The nearest are: llama."))
+
+    (finding,) = check(config_for(), facts(wanted=(missing,)))
+
+    assert (finding.rule, finding.fix) == ("selection-matches", "The nearest are: llama.")
+
+
+def test_two_names_for_one_model_are_refused() -> None:
+    twice = (Wanted("llama", key="llama"), Wanted("Lla", key="llama"))
+
+    (finding,) = check(config_for(), facts(wanted=twice))
+
+    assert finding.rule == "selection-matches"
+    assert finding.problem == "'llama' and 'Lla' mean the same base model, llama."
+
+
+def test_an_override_for_a_model_that_is_not_selected_is_refused() -> None:
+    (finding,) = check(config_for(per_model={"lama": {"lora": {"r": 8}}}), facts())
+
+    assert (finding.rule, finding.field) == ("overrides-name-selected-models", "per_model.lama")
+    assert finding.fix == "Did you mean per_model.llama?"
+
+
+def test_an_override_is_not_judged_while_a_name_of_the_selection_has_no_model() -> None:
+    missing = (Wanted("llama", key="llama"), Wanted("b", trouble=Trouble("No base model matches 'b'.", "Try c.")))
+
+    assert ids(check(config_for(per_model={"beta": {"lora": {"r": 8}}}), facts(wanted=missing))) == [
+        "selection-matches"
+    ]
+
+
+def test_an_override_for_a_selected_model_is_allowed() -> None:
+    assert check(config_for(per_model={"llama": {"lora": {"r": 8}}}), facts()) == ()
+
+
+def test_every_problem_of_a_selected_model_is_refused_and_names_it() -> None:
+    pickle = ModelProblem(kind="only-pickle", problem="Only pickles.", fix="Convert.")
+    clash = ModelProblem(kind="collision", problem="/b has the same key.", fix="Rename.")
+
+    findings = check(config_for(), facts(llama(problems=(pickle, clash))))
+
+    assert ids(findings) == ["base-models-usable"] * 2
+    assert {finding.model for finding in findings} == {"llama"}
+    assert findings[0].problem == "LLAMA (/models/llama): Only pickles."
+
+
+def test_a_models_directory_that_cannot_be_listed_is_refused() -> None:
+    (finding,) = check(config_for(), facts(models=(), wanted=(), models_error=Trouble("Not listed.", "Name another.")))
+
+    assert (finding.rule, finding.problem) == ("base-models-usable", "Not listed.")
+
+
+def test_no_dataset_is_refused() -> None:
+    (finding,) = check(config_for(data={"dataset": None}), facts(dataset=None))
+
+    assert (finding.rule, finding.field) == ("dataset-given", "data.dataset")
+
+
+def test_a_dataset_that_cannot_be_read_is_refused() -> None:
+    (finding,) = check(config_for(), facts(dataset=None, dataset_error=Trouble("It is empty.", "Name another.")))
+
+    assert (finding.rule, finding.problem) == ("dataset-readable", "It is empty.")
+
+
+@pytest.mark.parametrize(("bad", "shown", "last"), [(1, 1, "reason 1"), (10, 10, "reason 10"), (12, 11, "and 2 more")])
+def test_bad_rows_are_one_finding_with_the_count_and_up_to_ten_lines(bad: int, shown: int, last: str) -> None:
+    (finding,) = check(config_for(), facts(dataset=dataset(bad=bad)))
+
+    head, *lines = finding.problem.splitlines()
+    assert finding.rule == "dataset-rows-are-good"
+    assert head == f"{bad} row{'s' * (bad > 1)} of town.jsonl cannot be used:"
+    assert lines[0] == "line 1: reason 1"
+    assert (len(lines), lines[-1].endswith(last)) == (shown, True)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "form", "needs"), [("standard", "messages", "`text`"), ("chat", "text", "`messages`")]
+)
+def test_a_dataset_of_the_other_strategy_is_refused_with_both_fixes(strategy: str, form: Format, needs: str) -> None:
+    (finding,) = check(config_for(data={"strategy": strategy}), facts(dataset=dataset(form)))
+
+    other = "chat" if strategy == "standard" else "standard"
+    assert finding.rule == "dataset-fits-strategy"
+    assert f"Set data.strategy to '{other}'" in finding.fix
+    assert needs in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("strategy", "form"), [("standard", "text"), ("chat", "messages"), (None, "text"), (None, "messages")]
+)
+def test_a_dataset_of_the_same_strategy_is_allowed(strategy: str | None, form: Format) -> None:
+    assert check(config_for(data={"strategy": strategy}), facts(dataset=dataset(form))) == ()
+
+
+@pytest.mark.parametrize("strategy", ["chat", None])
+def test_chat_on_a_model_without_a_template_is_refused_with_a_fix(strategy: str | None) -> None:
+    findings = check(config_for(data={"strategy": strategy}), facts(llama(), gpt2()))
+
+    assert ids(findings) == ["chat-needs-a-template"]
+    assert findings[0].problem == "GPT-2 has no chat template."
+    assert "standard" in findings[0].fix
+
+
+def test_a_model_without_a_template_is_allowed_for_text() -> None:
+    assert check(config_for(), facts(gpt2(), dataset=dataset("text"))) == ()
+
+
+def test_a_template_that_could_not_be_read_is_not_called_missing() -> None:
+    broken = ModelProblem(kind="broken-tokenizer", problem="Not JSON.", fix="Copy it again.")
+
+    assert ids(check(config_for(), facts(llama(chat=False, problems=(broken,))))) == ["base-models-usable"]
+
+
+def test_targets_of_phi_on_gpt2_are_refused_with_what_gpt2_has() -> None:
+    phi = ["q_proj", "v_proj", "k_proj", "dense"]
+
+    (finding,) = check(config_for(lora={"target_modules": phi}), facts(gpt2(chat=True)))
+
+    assert (finding.rule, finding.field, finding.model) == ("lora-targets-exist", "lora.target_modules", "gpt-2")
+    assert finding.problem == "GPT-2 has no modules q_proj, v_proj, k_proj, dense."
+    assert "c_attn, c_fc, c_proj" in finding.fix
+
+
+def test_a_target_that_only_some_models_have_is_refused_for_the_others() -> None:
+    (finding,) = check(config_for(lora={"target_modules": ["q_proj"]}), facts(llama(), gpt2(chat=True)))
+
+    assert (finding.rule, finding.model) == ("lora-targets-exist", "gpt-2")
+
+
+def test_targets_of_one_models_own_are_judged_for_it_alone() -> None:
+    own = {"gpt-2": {"lora": {"target_modules": ["c_attn", "nope"]}}}
+
+    (finding,) = check(config_for(lora={"target_modules": ["q_proj"]}, per_model=own), facts(llama(), gpt2(chat=True)))
+
+    assert finding.field == "per_model.gpt-2.lora.target_modules"
+    assert finding.problem == "GPT-2 has no module nope."
+
+
+def test_a_model_with_nothing_to_adapt_is_refused() -> None:
+    bare = msgspec.structs.replace(model("moe"), fused_experts=("layers.0.experts",))
+
+    (finding,) = check(config_for(), facts(bare))
+
+    assert finding.rule == "lora-targets-exist"
+    assert "fused" in finding.problem
+
+
+def test_a_model_whose_modules_could_not_be_read_is_not_said_to_have_none() -> None:
+    damaged = ModelProblem(kind="truncated-weights", problem="Cut off.", fix="Copy it again.")
+
+    assert ids(check(config_for(), facts(model("llama", problems=(damaged,))))) == ["base-models-usable"]
+
+
+@pytest.mark.parametrize("targets", ["auto", "all-linear", ["c_attn"]])
+def test_targets_that_a_model_has_are_allowed(targets: Any) -> None:
+    assert check(config_for(lora={"target_modules": targets}), facts(gpt2(chat=True))) == ()
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"training": {"num_epochs": 50}}, "training.num_epochs"),
+        ({"training": {"learning_rate": 0.01}}, "training.learning_rate"),
+        ({"lora": {"r": 4}}, "lora.r"),
+        ({"per_model": {"llama": {"lora": {"r": 128}}}}, "per_model.llama.lora.r"),
+    ],
+)
+def test_a_number_outside_its_recommended_range_is_a_warning(sections: dict[str, Any], field: str) -> None:
+    (finding,) = check(config_for(**sections), facts())
+
+    assert (finding.rule, finding.severity, finding.field) == ("numbers-in-recommended-range", "warning", field)
+    assert "recommended" in finding.problem
+
+
+@pytest.mark.parametrize("epochs", [1, 10])
+def test_the_ends_of_a_recommended_range_are_allowed(epochs: int) -> None:
+    assert check(config_for(training={"num_epochs": epochs}), facts()) == ()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"method": "dpo"}},
+        {"model": {"quantization": "4bit"}},
+        {"execution": {"executor": "ray"}},
+        {"data": {"validation_dataset": "other.jsonl"}},
+    ],
+)
+def test_what_is_not_in_this_release_is_refused_in_a_plain_sentence(sections: dict[str, Any]) -> None:
+    (finding,) = check(config_for(**sections), facts())
+
+    assert (finding.rule, finding.severity) == ("not-in-this-release", "error")
+    assert finding.problem.endswith("is not in this release.")
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(2, ["enough-examples"]), (9, ["enough-examples"]), (10, [])])
+def test_fewer_than_ten_examples_are_a_warning(rows: int, expected: list[str]) -> None:
+    findings = check(config_for(), facts(dataset=dataset(rows=rows)))
+
+    assert ids(findings) == expected
+    assert all(finding.severity == "warning" for finding in findings)
+
+
+def test_rows_that_are_all_the_same_cannot_be_split() -> None:
+    (finding,) = check(config_for(), facts(dataset=dataset(rows=20, equal=True)))
+
+    assert (finding.rule, finding.severity) == ("split-possible", "error")
+    assert "20 usable rows and 1 different" in finding.problem
+
+
+def test_an_output_that_cannot_be_written_is_refused() -> None:
+    (finding,) = check(config_for(), facts(output_error=Trouble("/out could not be written.", "Name another.")))
+
+    assert (finding.rule, finding.field) == ("output-writable", "output.directory")
+
+
+def test_a_version_that_exists_is_refused_with_the_next_free_one() -> None:
+    (finding,) = check(config_for(output={"version": "v1.0"}), facts(versions=("1.0", "1.1")))
+
+    assert finding.rule == "version-is-free"
+    assert "1.2" in finding.fix
+
+
+def test_a_version_that_is_free_is_allowed() -> None:
+    assert check(config_for(output={"version": "2.0"}), facts(versions=("1.0",))) == ()
+
+
+def test_a_model_that_needs_more_than_the_free_memory_is_a_warning() -> None:
+    (finding,) = check(config_for(), facts(free_memory_bytes=200 * 2**20))
+
+    assert (finding.rule, finding.severity, finding.model) == ("enough-memory", "warning", "llama")
+    assert "0.2 GiB are free" in finding.problem
+
+
+def test_memory_is_judged_by_the_longest_row_and_the_context_not_by_max_length_alone() -> None:
+    wide = msgspec.structs.replace(llama(), vocab_size=50_000, context_length=4096)
+    long = msgspec.structs.replace(dataset("text"), rows=tuple({"text": f"{n}" * 2000} for n in range(10)))
+    config, free = config_for(training={"batch_size": 8}), GIB
+
+    # 8 rows of 2,000 tokens have 9.6 GB of logits, of 100 bytes half a gigabyte, of 32 tokens 0.2.
+    assert check(config, facts(wide, free_memory_bytes=free)) == ()
+    assert ids(check(config, facts(wide, dataset=long, free_memory_bytes=free))) == ["enough-memory"]
+    short = msgspec.structs.replace(wide, context_length=32)
+    assert check(config, facts(short, dataset=long, free_memory_bytes=free)) == ()
+
+
+def test_a_disk_too_small_for_checkpoints_is_a_warning() -> None:
+    (finding,) = check(config_for(), facts(free_disk_bytes=1000))
+
+    assert (finding.rule, finding.severity) == ("enough-disk", "warning")
+
+
+# -- all together --------------------------------------------------------------------------------------------------
+
+
+def test_twenty_wrong_things_give_all_findings_at_once_in_a_stable_order() -> None:
+    config, problems = parse(
+        {
+            "model": {"base_models": ["llama", "llama", "gpt-2", "ghost"], "quantization": "4bit", "models": 1},
+            "data": {"dataset": "x", "strategy": "chat", "validation_dataset": "y", "max_length": 16},
+            "training": {"method": "dpo", "num_epochs": -1, "batch_size": "many", "epochs": 1, "learning_rate": 0.5},
+            "lora": {"target_modules": ["nope"], "r": 0, "alpha": 1000},
+            "per_model": {"llama": {"lora": {"r": 900}}, "gpt-2": {"training": {"seed": 1}}},
+            "output": {"version": "1.0"},
+            "execution": {"executor": "ray"},
+            "nonsense": 1,
+        }
+    )
+    pickle = ModelProblem(kind="only-pickle", problem="Only pickles.", fix="Convert.")
+    wrong = facts(
+        llama(problems=(pickle,)),
+        gpt2(),
+        wanted=(
+            Wanted("llama", key="llama"),
+            Wanted("llama", key="llama"),
+            Wanted("gpt-2", key="gpt-2"),
+            Wanted("ghost", trouble=Trouble("No base model matches 'ghost'.", "The nearest are: llama.")),
+        ),
+        config_problems=problems,
+        dataset=dataset("text", rows=2, bad=3, equal=True),
+        output_error=Trouble("Full.", "Free space."),
+        versions=("1.0",),
+        free_memory_bytes=1000,
+        free_disk_bytes=1000,
+    )
+
+    findings = check(config, wrong)
+
+    by_severity = {
+        severity: [(finding.field, finding.rule) for finding in findings if finding.severity == severity]
+        for severity in ("error", "warning")
+    }
+    assert by_severity["error"] == [
+        ("model.base_models", "base-models-usable"),
+        ("model.base_models", "selection-matches"),
+        ("model.base_models", "selection-matches"),
+        ("model.quantization", "not-in-this-release"),
+        ("model.models", "settings-are-valid"),
+        ("data.dataset", "dataset-rows-are-good"),
+        ("data.dataset", "split-possible"),
+        ("data.validation_dataset", "not-in-this-release"),
+        ("data.strategy", "chat-needs-a-template"),
+        ("data.strategy", "dataset-fits-strategy"),
+        ("training.method", "not-in-this-release"),
+        ("training.num_epochs", "settings-are-valid"),
+        ("training.batch_size", "settings-are-valid"),
+        ("training.epochs", "settings-are-valid"),
+        ("lora.r", "settings-are-valid"),
+        ("lora.target_modules", "lora-targets-exist"),
+        ("lora.target_modules", "lora-targets-exist"),
+        ("per_model.gpt-2.training.seed", "settings-are-valid"),
+        ("output.directory", "output-writable"),
+        ("output.version", "version-is-free"),
+        ("execution.executor", "not-in-this-release"),
+        ("nonsense", "settings-are-valid"),
+    ]
+    assert by_severity["warning"] == [
+        ("data.dataset", "enough-examples"),
+        ("data.max_length", "numbers-in-recommended-range"),
+        ("training.batch_size", "enough-memory"),
+        ("training.batch_size", "enough-memory"),
+        ("training.learning_rate", "numbers-in-recommended-range"),
+        ("lora.alpha", "numbers-in-recommended-range"),
+        ("per_model.llama.lora.r", "numbers-in-recommended-range"),
+    ]
+    assert [finding.severity for finding in findings] == ["error"] * 22 + ["warning"] * 7
+    assert all(finding.problem and finding.fix for finding in findings)
+
+
+def test_every_rule_says_why_it_is_there() -> None:
+    assert [name for name, judge in registered().items() if not judge.__doc__] == []
+
+
+def test_two_rules_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two rules called dataset-given"):
+
+        @rule
+        def dataset_given(config: TrainingConfig, facts: Facts) -> Any:
+            yield
+
+
+def test_a_refusal_says_all_of_its_findings() -> None:
+    config, problems = parse({"model": {"name": "llama"}, "data": {"dataset": "x"}, "lora": {"r": 0, "alpha": 1000}})
+
+    error = PreflightError(check(config, facts(config_problems=problems)))
+
+    assert error.exit_code == 2
+    assert error.problem == "Nothing was started: 1 error in what was asked for."
+    assert "error: lora.r: lora.r is 0." in str(error)
+    assert "warning: lora.alpha: " in str(error)
+    assert settings_findings(problems) == error.findings[:1]
+
+
+# -- gathering -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_model(tmp_path / "models" / "Mistral-7B-Instruct", family="mistral")
+    write_model(tmp_path / "models" / "gpt_2", family="gpt2", chat=False)
+    (tmp_path / "datasets").mkdir()
+    rows = [json.dumps({"text": f"row {number}"}) for number in range(12)]
+    (tmp_path / "datasets" / "town.jsonl").write_text("\n".join(rows))
+    return tmp_path
+
+
+def gathered(home: Path, output: Path | None = None, **sections: Any) -> tuple[TrainingConfig, Facts]:
+    config, problems = parse({"model": {"base_models": "mistral"}, "data": {"dataset": "town.jsonl"}, **sections})
+    return config, gather.gather(config, problems, home / "models", home, output or home / "models")
+
+
+def test_a_right_home_gives_facts_without_findings_and_stays_as_it_was(home: Path) -> None:
+    before = sorted(home.rglob("*"))
+
+    config, found = gathered(home, home / "new" / "output")
+
+    assert check(config, found) == ()
+    assert [info.key for info in found.models] == ["mistral-7b-instruct"]
+    assert found.available == ("gpt-2", "mistral-7b-instruct")
+    assert found.dataset is not None
+    assert len(found.dataset.rows) == 12
+    assert found.dataset.digests[0] == row_digest(found.dataset.rows[0])
+    assert sorted(home.rglob("*")) == before
+
+
+def test_an_output_below_a_file_cannot_be_written(home: Path) -> None:
+    (home / "file").write_text("in the way")
+
+    for output in (home / "file", home / "file" / "below" / "it"):
+        config, found = gathered(home, output)
+        assert ids(check(config, found)) == ["output-writable"]
+
+
+def test_a_disk_that_takes_no_bytes_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+
+    config, found = gathered(home)
+
+    assert ids(check(config, found)) == ["output-writable"]
+
+
+def test_a_dataset_is_found_as_given_before_the_homes_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gather.dataset_path("town.jsonl", home) == home / "datasets" / "town.jsonl"
+
+    monkeypatch.chdir(home / "datasets")
+
+    assert gather.dataset_path("town.jsonl", home) == Path("town.jsonl")
+    assert gather.dataset_path("absent.jsonl", home) == Path("absent.jsonl")
+
+
+@pytest.mark.parametrize("name", ["absent.jsonl", "x" * 5000, "a\0b", "."])
+def test_a_dataset_that_cannot_be_read_is_a_fact(name: str, home: Path) -> None:
+    config, found = gathered(home, data={"dataset": name})
+
+    assert ids(check(config, found)) == ["dataset-readable"]
+
+
+def test_names_that_match_none_or_several_are_facts(home: Path) -> None:
+    write_model(home / "models" / "mistral-7b")
+
+    config, found = gathered(home, model={"base_models": ["ghost", "mistral", "gpt2", "gpt-2"]})
+
+    assert [wanted.key for wanted in found.wanted] == [None, None, "gpt-2", "gpt-2"]
+    assert [info.key for info in found.models] == ["gpt-2"]
+    assert ids(check(config, found)) == ["selection-matches"] * 3
+
+
+def test_two_directories_with_one_key_are_refused_when_selected(home: Path) -> None:
+    write_model(home / "models" / "gpt-2", family="gpt2", chat=False)
+
+    config, found = gathered(home, model={"base_models": ["gpt-2"]})
+
+    (finding,) = check(config, found)
+    assert finding.rule == "base-models-usable"
+    assert str(home / "models" / "gpt_2") in finding.problem
+
+
+def test_a_models_directory_that_is_a_file_is_a_fact(home: Path) -> None:
+    (home / "file").write_text("in the way")
+    config, problems = parse({"model": {"base_models": "mistral"}, "data": {"dataset": "town.jsonl"}})
+
+    found = gather.gather(config, problems, home / "file", home, home)
+
+    assert ids(check(config, found)) == ["base-models-usable"]
+
+
+def test_versions_of_earlier_runs_are_found(home: Path) -> None:
+    for name in ("weights/oneseek-7b-zero-v1.0..json", "lora_adapters/oneseek-7b-zero-v2.3-gpt-2", "weights/other"):
+        (home / "models" / "oneseek-7b-zero" / name).mkdir(parents=True)
+
+    _, found = gathered(home)
+
+    assert found.versions == ("1.0", "2.3")

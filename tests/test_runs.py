@@ -1,0 +1,477 @@
+"""Whole runs with the scripted engine: what is decided, what is written, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.runs import Town, adapters, events, everything
+
+from oneseek import runs
+from oneseek.errors import ConfigError, Failed, RunError, TrainingFailed
+from oneseek.events import (
+    AutoStopTriggered,
+    CheckpointDamaged,
+    EpochCommitted,
+    EpochStarted,
+    ModelVerified,
+    RunFinished,
+    RunInterrupted,
+    RunPlanned,
+    RunStopped,
+    WeightsAdjusted,
+)
+from oneseek.events.state import RunState
+from oneseek.events.wire import wire
+from oneseek.journal.file import read
+from oneseek.journal.record import Record
+from oneseek.names import run_id
+from oneseek.preflight.finding import PreflightError
+
+CURVE = {"val_losses": [3.0, 2.0, 1.5], "bits_per_byte": [1.5, 1.0, 0.75]}
+WORSE = {"val_losses": [4.0, 3.5, 3.0], "bits_per_byte": [2.0, 1.75, 1.5]}
+
+
+def load(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text())
+    assert isinstance(document, dict)
+    return document
+
+
+def test_a_run_leaves_exactly_the_files_that_it_should(town: Town) -> None:
+    directory, state = town.train(training__num_epochs=2)
+
+    assert everything(directory.root) == {
+        "adapters",
+        *(f"adapters/{key}" for key in ("alfa-1b", "beta-1b")),
+        *(
+            f"adapters/{key}/{file}"
+            for key in ("alfa-1b", "beta-1b")
+            for file in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        ),
+        "journal.jsonl",
+        "live_metrics.json",
+        "oneseek_dna.json",
+        "recipe.json",
+        "training_results.json",
+    }
+    results = town.results
+    assert sorted(path.name for path in results.weights.iterdir()) == [
+        "oneseek-7b-zero-v1.0-alfa-1b.pth",
+        "oneseek-7b-zero-v1.0-beta-1b.pth",
+        "oneseek-7b-zero-v1.0.json",
+    ]
+    assert sorted(path.name for path in results.adapters.iterdir()) == [
+        "alfa-1b-adapter",
+        "beta-1b-adapter",
+        "oneseek-7b-zero-v1.0-alfa-1b",
+        "oneseek-7b-zero-v1.0-beta-1b",
+    ]
+    assert str(results.newest_adapter("alfa-1b").readlink()) == "oneseek-7b-zero-v1.0-alfa-1b"
+    assert str(results.current.readlink()) == "oneseek-7b-zero"
+    assert runs.result(directory, state).status == "completed"
+
+
+def test_every_file_names_the_models_that_were_trained(town: Town) -> None:
+    town.script("alfa-1b", CURVE)
+    town.script("beta-1b", WORSE)
+    directory, state = town.train()
+
+    dna, results = load(directory.dna), load(directory.training_results)
+    metadata, metrics = load(town.results.metadata("1.0")), load(directory.live_metrics)
+
+    assert dna["baseModels"] == results["baseModels"] == results["trained_models"] == ["alfa-1b", "beta-1b"]
+    assert dna["final_weights"] == pytest.approx({"alfa-1b": 0.75, "beta-1b": 0.25})
+    assert dna["dna"] == results["dna"] == metadata["dna"]
+    assert dna["dna"] == f"OneSeek-7B-Zero.v1.0.{'.'.join(dna['hashes'][name][:8] for name in dna['hashes'])}"
+    assert dna["hashes"]["dataset"] == state.accepted.dataset.sha256
+    assert metadata["version"] == "OneSeek-7B-Zero.v1.0"
+    assert metadata["baseModels"] == ["alfa-1b", "beta-1b"]
+    assert metadata["modelSpecificWeights"] == {
+        key: f"oneseek-7b-zero-v1.0-{key}.pth" for key in ("alfa-1b", "beta-1b")
+    }
+    assert metadata["multiModelMode"] is True
+    assert metrics["type"] == "epoch_end"
+    assert metrics["val_losses"] == {"alfa-1b": 1.5, "beta-1b": 3.0}
+    assert results["champion"] == "alfa-1b"
+    assert results["metrics"]["alfa-1b"]["val_loss"] == 1.5
+    assert [entry["epoch"] for entry in results["training_history"]] == [1, 2, 3]
+
+
+def test_weights_move_as_the_worked_example_says(town: Town) -> None:
+    town.script("alfa-1b", CURVE)
+    town.script("beta-1b", WORSE)
+
+    directory, _ = town.train()
+
+    commits = [event for event in events(directory) if isinstance(event, EpochCommitted)]
+    assert commits[0].weights == pytest.approx({"alfa-1b": 1.3684, "beta-1b": 0.6316}, abs=1e-4)
+    assert commits[0].learning_rates == pytest.approx({"alfa-1b": 0.00013684, "beta-1b": 0.00006316}, abs=1e-8)
+    assert commits[1].weights == pytest.approx({"alfa-1b": 1.5, "beta-1b": 0.5})
+    started = [event for event in events(directory) if isinstance(event, EpochStarted)]
+    assert started[1].learning_rates == commits[0].learning_rates
+
+
+def test_the_weight_adjustment_comes_before_the_epoch_end_that_carries_it(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=2)
+
+    order = [event for event in events(directory) if isinstance(event, (WeightsAdjusted, EpochCommitted))]
+
+    assert [type(event).__name__ for event in order] == ["WeightsAdjusted", "EpochCommitted"] * 2
+    assert order[0].weights == order[1].weights
+
+
+def test_the_epochs_march_in_lockstep(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=3)
+
+    epochs = [event.epoch for event in events(directory) if hasattr(event, "epoch") and hasattr(event, "train_loss")]
+
+    assert epochs == [1, 1, 2, 2, 3, 3]
+
+
+def test_the_run_stops_itself_when_nothing_more_is_learned(town: Town) -> None:
+    for name in ("alfa-1b", "beta-1b"):
+        town.script(name, {"val_losses": [2.0], "bits_per_byte": [1.0]})
+
+    directory, state = town.train(training__num_epochs=20)
+
+    assert state.epochs_done == 4
+    assert any(isinstance(event, AutoStopTriggered) for event in events(directory))
+    assert load(directory.training_results)["stopped_by"] == "auto_stop"
+
+
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 3)])
+def test_the_adapter_that_is_kept_is_the_best_or_the_last(town: Town, keep: str, epoch: int) -> None:
+    town.script("alfa-1b", {"bits_per_byte": [2.0, 1.0, 1.5], "val_losses": [2.0, 1.0, 1.5]})
+
+    directory, _ = town.train("alfa-1b", training__keep=keep)
+
+    verified = [event for event in events(directory) if isinstance(event, ModelVerified)]
+    assert [(event.model, event.epoch) for event in verified] == [("alfa-1b", epoch)]
+    assert load(directory.training_results)["metrics"]["alfa-1b"]["epoch"] == epoch
+
+
+@pytest.mark.parametrize("kind", ["diverged", "out_of_memory", "crashed"])
+def test_a_failing_model_is_quarantined_and_the_others_go_on(town: Town, kind: str) -> None:
+    town.script("beta-1b", {"fail": {"epoch": 2, "kind": kind}})
+
+    directory, state = town.train()
+
+    assert state.live == ("alfa-1b",)
+    assert state.epochs_done == 3
+    commits = [event for event in events(directory) if isinstance(event, EpochCommitted)]
+    assert math.fsum(commits[1].weights.values()) == pytest.approx(1)
+    metrics = load(directory.live_metrics)
+    assert metrics["val_losses"]["beta-1b"] is None
+    for path in (directory.dna, directory.training_results, town.results.metadata("1.0")):
+        assert list(load(path)["quarantined"]) == ["beta-1b"]
+        assert load(path)["baseModels"] == ["alfa-1b"]
+    assert runs.result(directory, state).failed_models == state.quarantined
+
+
+def test_a_model_that_cannot_be_prepared_is_quarantined(town: Town) -> None:
+    town.script("beta-1b", {"fail": {"epoch": 0, "kind": "out_of_memory"}})
+
+    directory, state = town.train(training__num_epochs=1)
+
+    assert list(state.quarantined) == ["beta-1b"]
+    assert list(adapters(directory)) == ["alfa-1b"]
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_a_run_without_a_live_model_fails_with_the_causes(town: Town, epoch: int) -> None:
+    for name in ("alfa-1b", "beta-1b"):
+        town.script(name, {"fail": {"epoch": epoch, "kind": "diverged"}})
+
+    with town.submit() as run:
+        with pytest.raises(TrainingFailed, match="alfa-1b"):
+            runs.train(run)
+
+    known = runs.describe(run.directory)
+    assert known.status == "failed"
+    assert known.state is not None
+    assert known.state.failure is not None
+    assert not town.results.metadata("1.0").exists()
+
+
+def test_rows_that_one_model_truncates_are_left_out_of_bits_per_byte_for_all(town: Town) -> None:
+    town.script("beta-1b", {"truncated_validation_rows": [1]})
+
+    directory, _ = town.train(training__num_epochs=1)
+
+    plans = [event for event in events(directory) if isinstance(event, RunPlanned)]
+    assert plans[0].excluded_validation_rows == (1,)
+    assert plans[0].rank_by == "bits_per_byte"
+
+
+def test_where_no_row_can_be_compared_the_loss_decides(town: Town) -> None:
+    town.script("beta-1b", {"truncated_validation_rows": [0, 1], "bits_per_byte": [None]})
+
+    directory, state = town.train(training__num_epochs=1)
+
+    assert state.rank_by == "val_loss"
+    assert state.live == ("alfa-1b", "beta-1b")
+    assert load(directory.training_results)["ranked_by"] == "val_loss"
+
+
+def test_the_same_run_twice_has_the_same_dna_but_for_its_version(town: Town) -> None:
+    first, _ = town.train(training__num_epochs=1)
+    second, _ = town.train(training__num_epochs=1)
+
+    assert load(first.dna)["hashes"] == load(second.dna)["hashes"]
+    assert load(second.dna)["version"] == "1.1"
+    assert adapters(first) == adapters(second)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"execution__executor": "local"},
+        {"live_leaderboard__refresh_interval": 1},
+        {"output__version": "7.3"},
+    ],
+)
+def test_the_recipe_does_not_hold_what_changes_no_weight(town: Town, settings: dict[str, Any]) -> None:
+    first, _ = town.train(training__num_epochs=1)
+
+    second, _ = town.train(training__num_epochs=1, **settings)
+
+    assert load(first.dna)["hashes"] == load(second.dna)["hashes"]
+
+
+def test_another_seed_is_another_recipe(town: Town) -> None:
+    first, _ = town.train(training__num_epochs=1)
+
+    second, _ = town.train(training__num_epochs=1, training__seed=7)
+
+    assert load(first.dna)["hashes"]["dataset"] == load(second.dna)["hashes"]["dataset"]
+    assert load(first.dna)["hashes"]["recipe"] != load(second.dna)["hashes"]["recipe"]
+
+
+def test_an_existing_version_is_refused_and_nothing_of_it_is_touched(town: Town) -> None:
+    town.train(training__num_epochs=1, output__version="2.0")
+    before = {path: path.read_bytes() for path in town.results.family.rglob("*") if path.is_file()}
+
+    with pytest.raises((PreflightError, ConfigError)) as refused:
+        town.submit(output__version="v2.0")
+
+    assert isinstance(refused.value, ConfigError) or "version-is-free" in {f.rule for f in refused.value.findings}
+    assert before == {path: path.read_bytes() for path in town.results.family.rglob("*") if path.is_file()}
+
+
+def test_thirty_runs_started_in_one_second_get_thirty_ids_and_versions(town: Town) -> None:
+    moment = datetime(2025, 11, 22, 14, 30, 25, tzinfo=UTC)
+
+    def start(_: int) -> tuple[str, str]:
+        with runs.submit(town.config(), town.home, engine="scripted", now=lambda: moment) as run:
+            return run.state.run_id, run.state.accepted.version
+
+    with ThreadPoolExecutor(8) as pool:
+        started = list(pool.map(start, range(30)))
+
+    assert {name for name, _ in started} == {run_id(moment, attempt) for attempt in range(1, 31)}
+    assert {version for _, version in started} == {f"1.{minor}" for minor in range(30)}
+
+
+def test_a_refused_run_leaves_nothing_behind(town: Town) -> None:
+    before = everything(town.root)
+
+    with pytest.raises(PreflightError):
+        town.submit("alfa-1b", training__method="dpo")
+
+    assert everything(town.root) == before
+
+
+def test_a_second_process_cannot_take_up_a_run_that_is_running(town: Town) -> None:
+    with town.submit() as run, pytest.raises(RunError, match="is running already"):
+        runs.resume(run.directory)
+
+
+def test_a_complete_run_cannot_be_resumed(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=1)
+
+    with pytest.raises(RunError, match="is complete"):
+        runs.resume(directory)
+
+    assert not directory.work.exists()
+
+
+@pytest.mark.parametrize("changed", ["dataset", "weights", "config", "gone"])
+def test_resume_refuses_what_has_changed_and_names_it(town: Town, changed: str) -> None:
+    with town.submit() as run:
+        directory = run.directory
+    model = town.home.models / "beta-1b"
+    match changed:
+        case "dataset":
+            town.dataset.write_text(town.dataset.read_text() + "\n")
+        case "weights":
+            data = bytearray((model / "model.safetensors").read_bytes())
+            data[-1] ^= 1
+            (model / "model.safetensors").write_bytes(bytes(data))
+        case "config":
+            (model / "config.json").write_text((model / "config.json").read_text() + " ")
+        case "gone":
+            model.rename(model.with_name("elsewhere"))
+
+    with pytest.raises(RunError) as refused:
+        runs.resume(directory)
+
+    named = {"dataset": "rows.jsonl has changed", "weights": "the weights of the base model beta-1b has changed"}
+    named |= {"config": "the config of the base model beta-1b", "gone": "beta-1b is gone"}
+    assert named[changed] in refused.value.problem
+    assert not runs.is_running(directory)
+
+
+def test_a_stop_request_lets_the_epoch_end_and_the_run_can_go_on(town: Town) -> None:
+    undisturbed, _ = town.train()
+
+    def ask(record: Record, state: RunState) -> None:
+        if isinstance(record.event, EpochStarted) and state.epoch == 2:
+            runs.stop(town.results.run(state.run_id))
+
+    town.script("alfa-1b", {"step_seconds": 0.1})
+    directory, state = town.train(watch=ask)
+    assert (state.status, state.epochs_done) == ("stopped", 2)
+    assert any(isinstance(event, RunStopped) for event in events(directory))
+
+    state = town.resume(directory)
+
+    assert state.status == "completed"
+    assert adapters(directory) == adapters(undisturbed)
+
+
+def test_a_stop_at_once_leaves_the_epoch_undone(town: Town) -> None:
+    def ask(record: Record, state: RunState) -> None:
+        if isinstance(record.event, EpochStarted) and state.epoch == 2:
+            runs.stop(town.results.run(state.run_id), now=True)
+
+    town.script("alfa-1b", {"step_seconds": 0.3})
+
+    with town.submit(watch=ask) as run, pytest.raises(KeyboardInterrupt):
+        runs.train(run)
+
+    assert runs.describe(run.directory).status == "interrupted"
+    assert run.state.epochs_done == 1
+    assert isinstance(events(run.directory)[-1], RunInterrupted)
+
+
+def test_a_run_that_is_not_running_cannot_be_stopped(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=1)
+
+    with pytest.raises(RunError, match="is not running"):
+        runs.stop(directory)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_epoch_before_leads_to_the_same_bits(town: Town) -> None:
+    undisturbed, _ = town.train()
+
+    def interrupt(record: Record, state: RunState) -> None:
+        if isinstance(record.event, EpochStarted) and record.event.epoch == 3 and "resumed" not in seen:
+            seen.append("resumed")
+            raise KeyboardInterrupt
+
+    seen: list[str] = []
+    with town.submit(watch=interrupt) as run, pytest.raises(KeyboardInterrupt):
+        runs.train(run)
+    checkpoint = next(path for path in (run.directory.worker("alfa-1b") / "epoch-2").iterdir() if path.suffix != ".json")
+    data = bytearray(checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    checkpoint.write_bytes(bytes(data))
+
+    state = town.resume(run.directory)
+
+    damaged = [event for event in events(run.directory) if isinstance(event, CheckpointDamaged)]
+    assert [(event.model, event.epoch) for event in damaged] == [("alfa-1b", 2)]
+    assert checkpoint.name in damaged[0].problem
+    assert state.status == "completed"
+    assert adapters(run.directory) == adapters(undisturbed)
+
+
+def test_resume_on_a_machine_that_would_compute_other_bits_is_refused(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(record: Record, state: RunState) -> None:
+        if isinstance(record.event, EpochCommitted):
+            raise KeyboardInterrupt
+
+    with town.submit(watch=interrupt) as run, pytest.raises(KeyboardInterrupt):
+        runs.train(run)
+    monkeypatch.setattr("oneseek.engine.scripted.fingerprint", lambda: {"engine": "scripted", "cpu": "another"})
+
+    with runs.resume(run.directory) as again, pytest.raises(RunError, match="can't go on here"):
+        runs.train(again)
+
+
+def test_publishing_that_was_broken_off_is_finished_by_resume(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed, _ = town.train(training__num_epochs=1)
+
+    def full(*_: object) -> None:
+        raise Failed("The disk is full.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("oneseek.runs.publish.copy_file", full)
+        with town.submit(training__num_epochs=1) as run, pytest.raises(Failed):
+            runs.train(run)
+    assert runs.describe(run.directory).status == "interrupted"
+    before = read(run.directory.journal).records
+
+    state = town.resume(run.directory)
+
+    assert runs.result(run.directory, state).status == "completed"
+    assert read(run.directory.journal).records == before
+    assert isinstance(before[-1].event, RunFinished)
+    assert adapters(run.directory) == adapters(undisturbed)
+    assert town.results.metadata("1.1").exists()
+
+
+def test_runs_are_found_by_id_and_path_and_listed_newest_first(town: Town) -> None:
+    first, _ = town.train(training__num_epochs=1)
+    second, _ = town.train(training__num_epochs=1)
+
+    assert runs.find(first.run_id, town.home) == first
+    assert runs.find(str(second.root), town.home) == second
+    assert [run.run_id for run in runs.list_runs(town.home)] == [second.run_id, first.run_id]
+    with pytest.raises(RunError, match="There is no run"):
+        runs.find("run-19990101-000000", town.home)
+    with pytest.raises(RunError, match="neither a run id nor"):
+        runs.find("../../etc", town.home)
+
+
+def test_a_damaged_journal_is_listed_with_its_problem(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=1)
+    data = bytearray(directory.journal.read_bytes())
+    data[40] ^= 1
+    directory.journal.write_bytes(bytes(data))
+
+    listed = runs.list_runs(town.home)
+
+    assert [(run.status, run.problem is not None) for run in listed] == [("damaged", True)]
+
+
+def test_the_newest_adapter_of_a_model_is_not_mistaken_for_anothers(town: Town) -> None:
+    town.add_model("big-alfa-1b")
+    town.train("alfa-1b", training__num_epochs=1)
+
+    town.train("big-alfa-1b", training__num_epochs=1)
+
+    assert str(town.results.newest_adapter("alfa-1b").readlink()) == "oneseek-7b-zero-v1.0-alfa-1b"
+    assert str(town.results.newest_adapter("big-alfa-1b").readlink()) == "oneseek-7b-zero-v1.1-big-alfa-1b"
+
+
+def test_every_record_of_a_run_has_a_wire_form_that_is_json(town: Town) -> None:
+    shown: list[dict[str, Any]] = []
+
+    def watch(record: Record, state: RunState) -> None:
+        shown.append(wire(record.seq, record.at, record.event, state))
+
+    town.train(watch=watch)
+
+    assert [event["seq"] for event in shown] == list(range(1, len(shown) + 1))
+    json.dumps(shown, allow_nan=False)
+    assert shown[0]["multiModelMode"] is True
+    assert shown[-1]["type"] == "training_complete"
