@@ -54,26 +54,26 @@ def test_disk_holds_three_checkpoints_and_four_adapters(llama: ModelInfo) -> Non
 
 
 @pytest.mark.parametrize(
-    ("estimates", "free", "cores", "expected"),
+    ("estimates", "free", "expected"),
     [
-        ([400, 400], 1000, 8, 2),
-        ([400, 401], 1000, 8, 1),
-        ([100] * 9, 10_000, 2, 2),
-        ([5000], 1000, 8, 1),
-        ([], 1000, 8, 1),
-        ([700, 50, 50], 1000, 8, 3),
-        ([790, 50, 50], 1000, 8, 1),
+        ([400, 400], 1000, 2),
+        ([400, 401], 1000, 1),
+        ([100] * 9, 10_000, 9),
+        ([5000], 1000, 1),
+        ([], 1000, 1),
+        ([700, 50, 50], 1000, 3),
+        ([790, 50, 50], 1000, 1),
     ],
 )
 def test_as_many_models_run_at_once_as_fit_in_four_fifths_of_the_free_memory(
-    estimates: list[int], free: int, cores: int, expected: int
+    estimates: list[int], free: int, expected: int
 ) -> None:
-    assert models_at_once([estimate * MIB for estimate in estimates], free * MIB, cores) == expected
+    assert models_at_once([estimate * MIB for estimate in estimates], free * MIB) == expected
 
 
-@given(estimates=st.lists(st.integers(1, 10**12), max_size=8), free=st.integers(0, 10**13), cores=st.integers(1, 64))
-def test_any_so_many_models_fit_unless_it_is_one(estimates: list[int], free: int, cores: int) -> None:
-    number = models_at_once(estimates, free, cores)
+@given(estimates=st.lists(st.integers(1, 10**12), max_size=8), free=st.integers(0, 10**13))
+def test_any_so_many_models_fit_unless_it_is_one(estimates: list[int], free: int) -> None:
+    number = models_at_once(estimates, free)
 
-    assert 1 <= number <= max(1, min(cores, len(estimates)))
+    assert 1 <= number <= max(1, len(estimates))
     assert number == 1 or sum(sorted(estimates)[-number:]) <= free * 0.8

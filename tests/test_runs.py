@@ -9,10 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.runs import Town, adapters, events, everything
 
 from oneseek import runs
+from oneseek.engine.interface import Prepared
+from oneseek.engine.scripted import ScriptedTrainer
 from oneseek.errors import ConfigError, Failed, RunError, TrainingFailed
 from oneseek.events import (
     AutoStopTriggered,
@@ -401,7 +404,12 @@ def test_resume_on_a_machine_that_would_compute_other_bits_is_refused(
 
     with town.submit(watch=interrupt) as run, pytest.raises(KeyboardInterrupt):
         runs.train(run)
-    monkeypatch.setattr("oneseek.engine.scripted.fingerprint", lambda: {"engine": "scripted", "cpu": "another"})
+    prepare = ScriptedTrainer.prepare
+
+    def elsewhere(self: ScriptedTrainer) -> Prepared:
+        return msgspec.structs.replace(prepare(self), fingerprint={"engine": "scripted", "cpu": "another"})
+
+    monkeypatch.setattr(ScriptedTrainer, "prepare", elsewhere)
 
     with runs.resume(run.directory) as again, pytest.raises(RunError, match="can't go on here"):
         runs.train(again)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ def test_it_rises_through_the_warmup_and_never_after(total: int, ratio: float, k
 
     assert factors[:warmup] == sorted(factors[:warmup])
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
-    assert all(first < second for first, second in zip(factors[:warmup], factors[1:warmup], strict=False))
+    assert all(first < second for first, second in itertools.pairwise(factors[:warmup]))
 
 
 @given(total=totals, ratio=ratios)

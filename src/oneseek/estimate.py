@@ -82,10 +82,11 @@ def adapter_parameters(info: ModelInfo, lora_r: int, targets: Sequence[str]) -> 
     return sum(module.parameters_at(lora_r) for module in _adapted(info, targets))
 
 
-def models_at_once(estimates: Sequence[int], free_bytes: int, cores: int) -> int:
-    """How many workers may run side by side: any so many of them fit in 80 % of the free memory.
+def models_at_once(estimates: Sequence[int], free_bytes: int) -> int:
+    """How many workers may run side by side: any so many of them fit in 80 % of the free memory, and at least 1.
 
-    At least 1 and never more than there are cores or models. estimates: bytes of each model.
+    Cores are no limit: a worker that has to wait for one is slower, one that has to load its model anew each epoch is
+    slower still. estimates: bytes of each model.
     """
     room = free_bytes * SHARE_OF_FREE_MEMORY
     fitting = 0
@@ -95,7 +96,7 @@ def models_at_once(estimates: Sequence[int], free_bytes: int, cores: int) -> int
         if needed > room:
             break
         fitting += 1
-    return max(1, min(fitting, cores))
+    return max(1, fitting)
 
 
 def _adapted(info: ModelInfo, targets: Sequence[str]) -> list[LinearModule]:

@@ -1,4 +1,4 @@
-"""Real, tiny base models with random weights: configuration classes of transformers, a tokenizer trained on the spot."""
+"""Real, tiny base models: random weights in transformers' own classes, and a tokenizer trained on the spot."""
 
 from __future__ import annotations
 

@@ -362,7 +362,7 @@ def _fingerprint(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return {
         **system_fingerprint(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "transformers": transformers.__version__,
         "device": name,
     }

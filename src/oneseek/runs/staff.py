@@ -49,7 +49,7 @@ def _process(run: Recorder, assignment: Assignment, outbox: Outbox) -> Worker:
 
 def _at_once(run: Recorder) -> int:
     estimates = [model.memory_bytes for model in run.state.accepted.models]
-    return models_at_once(estimates, psutil.virtual_memory().available, _cores(run))
+    return models_at_once(estimates, psutil.virtual_memory().available)
 
 
 def _cores(run: Recorder) -> int:

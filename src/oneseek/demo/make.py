@@ -1,0 +1,92 @@
+"""Make what the demo trains on: three base models, trained from scratch in seconds, and a dataset of chats."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.resources import files
+from pathlib import Path
+
+from oneseek.demo.families import MODELS, DemoModel
+from oneseek.files.durable import write_bytes
+from oneseek.files.layout import Home
+
+SEED = 1
+HELD_OUT = "När stänger biblioteket på lördagar?"
+MAX_NEW_TOKENS = 60
+
+# What the demo trains with: few steps of a small model want a large update, so alpha is high.
+SETTINGS: Mapping[str, object] = {
+    "training.num_epochs": 6,
+    "training.learning_rate": 5e-4,
+    "lora.r": 16,
+    "lora.alpha": 128,
+    "live_leaderboard.refresh_interval": 1,
+}
+
+
+def make_base_models(home: Home, made: Callable[[str], None]) -> None:
+    """Make those of the demo's base models that are not there yet, side by side; `made` is told each one's name."""
+    missing = [model for model in MODELS if not (home.models / model.directory).exists()]
+    if not missing:
+        return
+    home.models.mkdir(parents=True, exist_ok=True)
+    with _pool(len(missing)) as pool:
+        making = {pool.submit(make_base_model, model, home.models / model.directory): model for model in missing}
+        for done in as_completed(making):
+            done.result()
+            made(making[done].display_name)
+
+
+def make_base_model(model: DemoModel, directory: Path) -> None:
+    """One of them, with one thread: the same bytes wherever the machine is the same."""
+    from oneseek.engine.scratch import train_base_model
+
+    train_base_model(
+        directory,
+        family=model.family,
+        hidden=model.hidden,
+        layers=model.layers,
+        heads=model.heads,
+        kv_heads=model.kv_heads,
+        intermediate=model.intermediate,
+        vocab_size=model.vocab_size,
+        text=_bundled("town.txt").decode(),
+        chat_template=model.chat_template,
+        special_tokens=model.special_tokens,
+        extra_tokens=model.extra_tokens,
+        steps=model.steps,
+        seed=SEED,
+        display_name=model.display_name,
+    )
+
+
+def write_dataset(home: Home) -> Path:
+    """The bundled chats as a dataset of this home."""
+    path = home.datasets / "town.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, _bundled("town.jsonl"))
+    return path
+
+
+def answers(question: str, asked: Sequence[tuple[Path, Path | None]]) -> list[str]:
+    """What each model (its directory, and its adapter's or None for the base alone) answers to one question."""
+    with _pool(len(asked)) as pool:
+        return list(pool.map(_answer, [question] * len(asked), *zip(*asked, strict=True)))
+
+
+def _answer(question: str, model: Path, adapter: Path | None) -> str:
+    from oneseek.engine.scratch import answer
+
+    return answer(model, adapter, [{"role": "user", "content": question}], MAX_NEW_TOKENS)
+
+
+def _pool(tasks: int) -> ProcessPoolExecutor:
+    # Processes of their own: the command itself never loads torch. Spawned, since forking one with threads may hang.
+    return ProcessPoolExecutor(min(tasks, os.cpu_count() or 1), mp_context=multiprocessing.get_context("spawn"))
+
+
+def _bundled(name: str) -> bytes:
+    return (files("oneseek.demo") / name).read_bytes()

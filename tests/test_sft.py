@@ -1,0 +1,421 @@
+"""Supervised fine-tuning computes what a plain loop over transformers and PEFT computes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from oneseek.engine.base_model import load_base_model
+from oneseek.engine.batch import collate, logits
+from oneseek.engine.examples import IGNORED, Example
+from oneseek.engine.interface import Damaged, Progress
+from oneseek.engine.lora import adapter_state
+from oneseek.engine.sft import TorchTrainer
+from oneseek.errors import WorkerFailed
+from support.tiny_models import TARGETS, Family, assignment, chat_rows, write_model, write_rows
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # PEFT calls it
+]
+FAMILIES: tuple[Family, ...] = ("llama", "gpt2")
+RATE = 5e-3
+CLIP = 0.25
+
+
+def ignore(message: Progress | Damaged) -> None:
+    """For reports that a test is not about."""
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Path]:
+    root = tmp_path_factory.mktemp("bases")
+    return {family: write_model(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", chat_rows(25))
+
+
+def prepared(model: Path, rows: Path, directory: Path, family: Family = "llama", **changes: Any) -> TorchTrainer:
+    trainer = TorchTrainer(assignment(model, rows, directory, family, **changes))
+    trainer.prepare()
+    return trainer
+
+
+# -- the oracle ----------------------------------------------------------------------------------------------------
+
+
+def plain_example(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int], list[bool]]:
+    """Ids, labels and answer tokens, written down by hand from the template in tiny_models."""
+    text, kinds = "<s>", [" "] * 3
+    for message in row["messages"]:
+        content, answers = message["content"], message["role"] == "assistant"
+        text += f"[{message['role']}] {content}</s>\n"
+        kinds += [" "] * len(f"[{message['role']}] ")
+        kinds += ["a" if answers else " "] * len(content) + ["s" if answers else " "] * len("</s>\n")
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    covered = [set(kinds[start:end]) for start, end in encoded["offset_mapping"]]
+    labels = [i if kind & {"a", "s"} else -100 for i, kind in zip(encoded["input_ids"], covered, strict=True)]
+    return encoded["input_ids"], labels, ["a" in kind for kind in covered]
+
+
+def plain_training(
+    base: Path, family: Family, adapter: dict[str, Tensor], steps: Sequence[Sequence[tuple[list[int], list[int]]]]
+) -> list[tuple[float, float]]:
+    """Loss and gradient norm of every step: padded batches of two, two batches a step, PEFT's layers, one AdamW."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=list(TARGETS[family]),
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=family == "gpt2",
+    )
+    model = get_peft_model(model, settings).train()
+    trained = {name.replace(".default", ""): p for name, p in model.named_parameters() if p.requires_grad}
+    assert trained.keys() == adapter.keys()
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(adapter[name])
+    optimizer = torch.optim.AdamW(trained.values(), lr=RATE, weight_decay=0.01)
+    warmup, total = 3, 15  # a fifth of three epochs of five steps
+    found = []
+    for number, step in enumerate(steps):
+        factor = min((number + 1) / warmup, (1 + math.cos(math.pi * max(0, number - warmup) / (total - warmup))) / 2)
+        optimizer.param_groups[0]["lr"] = RATE * factor
+        tokens = sum(label != -100 for _, labels in step for label in labels)
+        loss = 0.0
+        for start in (0, 2):
+            batch = step[start : start + 2]
+            longest = max(len(ids) for ids, _ in batch)
+            ids = torch.tensor([row + [2] * (longest - len(row)) for row, _ in batch])
+            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in batch])
+            labels = torch.tensor([row + [-100] * (longest - len(row)) for _, row in batch])
+            output = model(input_ids=ids, attention_mask=mask).logits
+            summed = nn.functional.cross_entropy(
+                output[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+            )
+            (summed / tokens).backward()  # type: ignore[no-untyped-call]
+            loss += float(summed.detach()) / tokens
+        norm = float(nn.utils.clip_grad_norm_(trained.values(), CLIP))
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append((loss, norm))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_five_steps_have_the_losses_of_a_plain_loop_over_transformers_and_peft(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path, family: Family
+) -> None:
+    trainer = prepared(bases[family], rows, tmp_path, family, max_grad_norm=CLIP)
+    adapter = adapter_state(trainer.model)
+    tokenizer = AutoTokenizer.from_pretrained(bases[family])
+    plain = [plain_example(tokenizer, json.loads(line)) for line in rows.read_text(encoding="utf-8").splitlines()]
+    labels = {tuple(ids): labels for ids, labels, _ in plain}
+    steps = [[(list(e.input_ids), labels[e.input_ids]) for e in step] for step in trainer._steps_of(1)]
+    reports: list[Any] = []
+
+    trainer.train_epoch(1, [RATE], (), reports.append)
+
+    expected = plain_training(bases[family], family, adapter, steps)
+    assert len(expected) == len(reports) == 5
+    for report, (loss, norm) in zip(reports, expected, strict=True):
+        assert report.loss == pytest.approx(loss, abs=1e-5)
+        assert report.gradient_norm == pytest.approx(norm, rel=1e-4)
+    assert min(norm for _, norm in expected) > CLIP  # so that clipping was on
+    assert expected[-1][0] < expected[0][0] - 0.05
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_exported_gives_the_same_logits_in_plain_peft(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path, family: Family
+) -> None:
+    trainer = prepared(bases[family], rows, tmp_path, family)
+    trainer.train_epoch(1, [RATE], (), ignore)
+    exported = trainer.export(1, [RATE], ignore)
+    row = collate(trainer.validation[:1], torch.device("cpu"))
+
+    base = AutoModelForCausalLM.from_pretrained(bases[family], dtype=torch.float32).eval()
+    with torch.no_grad():
+        before = base(input_ids=row.input_ids).logits
+        by_peft = PeftModel.from_pretrained(base, str(tmp_path / "export" / "adapter")).eval()
+        after = by_peft(input_ids=row.input_ids).logits
+        ours = logits(trainer.model, row)
+
+    assert (after - ours).abs().max() <= 1e-5
+    assert float((after - before).abs().max()) == pytest.approx(exported.output_difference, abs=1e-4)
+
+
+def test_both_exported_files_hold_the_same_tensors(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path)
+    trainer.train_epoch(1, [RATE], (), ignore)
+    exported = trainer.export(1, [RATE], ignore)
+
+    pth = torch.load(tmp_path / "export" / "weights.pth", weights_only=True)
+    adapter = safetensors.torch.load_file(tmp_path / "export" / "adapter" / "adapter_model.safetensors")
+
+    assert pth.keys() == adapter.keys() == adapter_state(trainer.model).keys()
+    assert all(torch.equal(pth[name], adapter[name]) for name in pth)
+    norm = math.sqrt(sum(float(tensor.square().sum()) for name, tensor in pth.items() if "lora_B" in name))
+    assert exported.lora_b_norm == pytest.approx(norm, rel=1e-5)
+
+
+# -- the loss and what it is over ----------------------------------------------------------------------------------
+
+
+def test_validation_loss_and_bits_per_byte_are_those_of_the_answers(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path)
+    result = trainer.train_epoch(1, [RATE], (1,), ignore)
+    tokenizer = AutoTokenizer.from_pretrained(bases["llama"])
+    by_ids = {}
+    for line in rows.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        ids, labels, answers = plain_example(tokenizer, row)
+        size = sum(len(m["content"].encode()) for m in row["messages"] if m["role"] == "assistant")
+        by_ids[tuple(ids)] = (labels, answers, size)
+
+    nats = tokens = answer_nats = answer_bytes = 0.0
+    for index, example in enumerate(trainer.validation):
+        labels, answers, size = by_ids[example.input_ids]
+        with torch.no_grad():
+            row_logits = trainer.model.eval()(input_ids=torch.tensor([example.input_ids])).logits[0].double()
+        surprise = -row_logits.log_softmax(-1)
+        for position in range(1, len(labels)):
+            if labels[position] != -100:
+                here = float(surprise[position - 1, labels[position]])
+                nats, tokens = nats + here, tokens + 1
+                answer_nats += here if answers[position] and index != 1 else 0.0
+        answer_bytes += size if index != 1 else 0
+
+    assert len(trainer.validation) == 5
+    assert result.val_loss == pytest.approx(nats / tokens, rel=1e-5)
+    assert result.bits_per_byte == pytest.approx(answer_nats / math.log(2) / answer_bytes, rel=1e-5)
+
+
+def test_how_a_step_is_cut_into_batches_does_not_change_it(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
+        trainer = prepared(
+            bases["llama"],
+            rows,
+            tmp_path / str(batch_size),
+            batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+        )
+        reports: list[Any] = []
+        trainer.train_epoch(1, [RATE], (), reports.append)
+        losses.append([report.loss for report in reports])
+
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert losses[2] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_the_training_loss_of_an_epoch_weighs_every_token_alike(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path, batch_size=7, gradient_accumulation_steps=1)
+    reports: list[Any] = []
+
+    result = trainer.train_epoch(1, [RATE], (), reports.append)
+
+    tokens = [sum(example.supervised_tokens for example in step) for step in trainer._steps_of(1)]
+    weighted = sum(report.loss * count for report, count in zip(reports, tokens, strict=True)) / sum(tokens)
+    assert result.train_loss == pytest.approx(weighted)
+    assert len(set(tokens)) > 1
+
+
+def test_a_step_without_a_learned_token_changes_no_weight_and_counts(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path, gradient_accumulation_steps=1, weight_decay=0.5)
+    mute = [Example(e.input_ids, (IGNORED,) * len(e.labels), e.answer_mask, 0, False) for e in trainer.training[:2]]
+    trainer.training = [*mute, *trainer.training[2:4]]
+    trainer._steps = 2
+    trainer._steps_of = lambda epoch: iter([mute, trainer.training[2:4]])  # type: ignore[method-assign]
+    snapshots: list[dict[str, Tensor]] = []
+    initial = adapter_state(trainer.model)
+
+    trainer.train_epoch(1, [RATE], (), lambda _: snapshots.append(adapter_state(trainer.model)))
+
+    assert all(torch.equal(initial[name], snapshots[0][name]) for name in initial)
+    assert not all(torch.equal(initial[name], snapshots[1][name]) for name in initial)
+
+
+def test_every_epoch_has_its_own_order_of_the_same_rows(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path)
+
+    orders = [[example.input_ids for step in trainer._steps_of(epoch) for example in step] for epoch in (1, 2, 1)]
+
+    assert orders[0] == orders[2]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(example.input_ids for example in trainer.training)
+
+
+def test_counts_are_of_what_is_really_trained_on(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:
+    whole = prepared(bases["llama"], rows, tmp_path)
+    begins = sorted(next(i for i, label in enumerate(e.labels) if label != IGNORED) for e in whole.training)
+    limit = begins[10]  # about half of the rows are cut before their first answer, the others within it
+    trainer = TorchTrainer(assignment(bases["llama"], rows, tmp_path, max_length=limit))
+
+    found = trainer.prepare()
+
+    examples = trainer.training
+    assert found.truncated_rows == sum(len(e.input_ids) == limit and e.truncated for e in examples) > 0
+    assert found.training_tokens == sum(len(e.input_ids) for e in examples)
+    assert found.supervised_tokens == sum(label != IGNORED for e in examples for label in e.labels)
+    assert found.rows_without_labels == sum(set(e.labels) == {IGNORED} for e in examples) > 0
+    assert found.truncated_validation_rows == tuple(i for i, e in enumerate(trainer.validation) if e.truncated)
+    assert found.parameters == 36_000
+    assert found.trainable_parameters == sum(tensor.numel() for tensor in adapter_state(trainer.model).values())
+    assert (found.dtype, found.device, found.threads) == ("float32", "cpu", 1)
+
+
+def test_rows_are_never_longer_than_the_models_context(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:
+    long = write_rows(
+        tmp_path / "long.jsonl",
+        [
+            {"messages": [{"role": "user", "content": f"{n}"}, {"role": "assistant", "content": f"{n} ö" * 200}]}
+            for n in range(4)
+        ],
+    )
+
+    trainer = prepared(bases["llama"], long, tmp_path / "work", max_length=4096)
+
+    assert {len(example.input_ids) for example in trainer.training} == {256}
+
+
+# -- what can go wrong ---------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_a_number_is_a_divergence_and_leaves_no_checkpoint(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path)
+    trainer.train_epoch(1, [RATE], (), ignore)
+
+    with pytest.raises(WorkerFailed) as failed:
+        trainer.train_epoch(2, [RATE, 1e38], (), ignore)
+
+    assert failed.value.kind == "diverged"
+    assert "epoch 2" in failed.value.problem
+    assert not (tmp_path / "epoch-2").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_ran_out_is_said_so_whoever_says_it(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path, error: Exception
+) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path)
+
+    def exhaust(*_: object) -> None:
+        raise error
+
+    trainer.model.register_forward_pre_hook(exhaust)
+
+    with pytest.raises(WorkerFailed) as failed:
+        trainer.train_epoch(1, [RATE], (), ignore)
+
+    assert failed.value.kind == "out_of_memory"
+    assert "batch_size" in failed.value.fix
+
+
+def test_an_error_that_is_not_about_memory_stays_what_it_is(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("size mismatch")
+
+    trainer.model.register_forward_pre_hook(fail)
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        trainer.train_epoch(1, [RATE], (), ignore)
+
+
+def test_an_adapter_that_learned_nothing_is_refused(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path)
+    trainer.train_epoch(1, [0.0], (), ignore)
+
+    with pytest.raises(WorkerFailed) as failed:
+        trainer.export(1, [0.0], ignore)
+
+    assert failed.value.kind == "refused"
+    assert "LoRA B is 0.0" in failed.value.problem
+
+
+def test_rows_whose_answers_are_all_cut_off_are_refused(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:
+    trainer = TorchTrainer(assignment(bases["llama"], rows, tmp_path, max_length=8))
+
+    with pytest.raises(WorkerFailed) as failed:
+        trainer.prepare()
+
+    assert failed.value.kind == "refused"
+    assert "max_length" in failed.value.fix
+
+
+def test_a_model_that_lacks_a_weight_is_refused_not_filled_with_random_numbers(
+    bases: dict[Family, Path], tmp_path: Path
+) -> None:
+    tensors = safetensors.torch.load_file(bases["llama"] / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    for path in bases["llama"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(WorkerFailed) as failed:
+        load_base_model(tmp_path, torch.float32)
+
+    assert failed.value.kind == "refused"
+    assert "model.layers.1.mlp.up_proj.weight" in failed.value.problem
+
+
+@pytest.mark.parametrize("broken", ["model.safetensors", "config.json"])
+def test_a_model_that_can_not_be_loaded_is_refused(bases: dict[Family, Path], tmp_path: Path, broken: str) -> None:
+    for path in bases["llama"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / broken).write_bytes((tmp_path / broken).read_bytes()[:100])
+
+    with pytest.raises(WorkerFailed) as failed:
+        load_base_model(tmp_path, torch.float32)
+
+    assert failed.value.kind == "refused"
+    assert str(tmp_path) in failed.value.problem
+
+
+def test_code_in_a_model_directory_is_not_run(bases: dict[Family, Path], tmp_path: Path) -> None:
+    for path in bases["llama"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\n")
+
+    with pytest.raises(WorkerFailed):
+        load_base_model(tmp_path, torch.float32)
+
+    assert not (tmp_path / "marker").exists()
