@@ -148,9 +148,10 @@ def test_a_target_that_does_not_exist_is_refused_and_what_exists_is_named(bases:
     assert "c_fc" in failed.value.fix
 
 
-def test_a_name_of_something_that_is_not_linear_is_refused(bases: dict[Family, Path]) -> None:
+@pytest.mark.parametrize("name", ["embed_tokens", "proj", "self_attn"])
+def test_a_name_of_something_that_is_not_a_linear_layer_is_refused(bases: dict[Family, Path], name: str) -> None:
     with pytest.raises(WorkerFailed):
-        attach(load(bases["llama"]), ["embed_tokens"], r=2, alpha=4, dropout=0)
+        attach(load(bases["llama"]), [name], r=2, alpha=4, dropout=0)
 
 
 def test_an_adapter_of_another_shape_is_refused(bases: dict[Family, Path]) -> None:

@@ -105,8 +105,9 @@ def test_a_bos_token_is_put_before_plain_text(tmp_path: Path) -> None:
 
 
 def test_an_adapter_changes_the_answer_to_what_it_was_trained_on(tmp_path: Path) -> None:
-    chat = "<|im_start|>user\nWhen does it open?<|im_end|>\n<|im_start|>assistant\nAt ten.<|im_end|>\n"
-    make(tmp_path / "model", "llama", steps=100, text=chat * 30 + "At six. " * 20)
+    chat = "<|im_start|>user\nWhen does it {}?<|im_end|>\n<|im_start|>assistant\nAt {}.<|im_end|>\n"
+    text = (chat.format("open", "ten") + chat.format("close", "six")) * 20
+    make(tmp_path / "model", "llama", steps=150, text=text)
     reply = {"role": "assistant", "content": "At six."}
     rows = [{"messages": [{"role": "user", "content": f"When does it open? {n}"}, reply]} for n in range(24)]
     dataset = write_rows(tmp_path / "rows.jsonl", [*rows, {"messages": [QUESTION, reply]}])
@@ -114,18 +115,18 @@ def test_an_adapter_changes_the_answer_to_what_it_was_trained_on(tmp_path: Path)
         tmp_path / "model",
         dataset,
         tmp_path / "work",
-        num_epochs=20,
+        num_epochs=5,
         lr_scheduler="constant",
         max_grad_norm=1.0,
         lora_r=8,
-        lora_alpha=32.0,
+        lora_alpha=16.0,
     )
     trainer = create(told)
     trainer.prepare()
-    rates = [5e-3] * 20
-    for epoch in range(1, 21):
+    rates = [5e-3] * 5
+    for epoch in range(1, 6):
         trainer.train_epoch(epoch, rates[:epoch], (), lambda _: None)
-    trainer.export(20, rates, lambda _: None)
+    trainer.export(5, rates, lambda _: None)
 
     before = answer(tmp_path / "model", None, [QUESTION], 8)
     after = answer(tmp_path / "model", tmp_path / "work" / "export" / "adapter", [QUESTION], 8)

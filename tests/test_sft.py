@@ -20,7 +20,7 @@ from oneseek.engine.batch import collate, logits
 from oneseek.engine.examples import IGNORED, Example
 from oneseek.engine.interface import Damaged, Progress
 from oneseek.engine.lora import adapter_state
-from oneseek.engine.sft import TorchTrainer
+from oneseek.engine.sft import TorchTrainer, _draw
 from oneseek.errors import WorkerFailed
 from support.tiny_models import TARGETS, Family, assignment, chat_rows, write_model, write_rows
 
@@ -207,6 +207,41 @@ def test_validation_loss_and_bits_per_byte_are_those_of_the_answers(
     assert result.bits_per_byte == pytest.approx(answer_nats / math.log(2) / answer_bytes, rel=1e-5)
 
 
+def test_a_validation_row_that_was_cut_has_no_part_in_bits_per_byte(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer = TorchTrainer(assignment(bases["llama"], rows, tmp_path, max_length=60))
+    cut = trainer.prepare().truncated_validation_rows
+    whole = [example for index, example in enumerate(trainer.validation) if index not in cut]
+
+    bits = trainer.train_epoch(1, [RATE], (), ignore).bits_per_byte
+    trainer.validation = whole
+    of_whole_rows = trainer.train_epoch(1, [RATE], (), ignore).bits_per_byte
+
+    assert 0 < len(cut) < 5
+    assert bits == pytest.approx(of_whole_rows, rel=1e-5)
+
+
+def test_whatever_else_draws_random_numbers_in_the_process_does_not_change_the_training(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    checkpoints = []
+    for name, draws in (("alone", 0), ("disturbed", 7)):
+        trainer = prepared(bases["llama"], rows, tmp_path / name, lora_dropout=0.2)
+        for epoch in (1, 2):
+            torch.rand(draws)
+            checkpoints.append(trainer.train_epoch(epoch, [RATE] * epoch, (), ignore).checkpoint)
+
+    assert checkpoints[:2] == checkpoints[2:]
+
+
+def test_every_seed_epoch_and_purpose_draws_from_a_stream_of_its_own() -> None:
+    seeds = {_draw(seed, epoch, use) for seed in range(20) for epoch in range(20) for use in ("order", "dropout")}
+
+    assert len(seeds) == 800
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
 def test_how_a_step_is_cut_into_batches_does_not_change_it(
     bases: dict[Family, Path], rows: Path, tmp_path: Path
 ) -> None:
@@ -316,6 +351,19 @@ def test_a_loss_that_is_not_a_number_is_a_divergence_and_leaves_no_checkpoint(
     assert failed.value.kind == "diverged"
     assert "epoch 2" in failed.value.problem
     assert not (tmp_path / "epoch-2").exists()
+
+
+def test_a_gradient_that_is_not_finite_is_a_divergence_too(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    trainer = prepared(bases["llama"], rows, tmp_path)
+    next(iter(trainer._parameters.values())).register_hook(lambda gradient: gradient + math.inf)  # type: ignore[no-untyped-call]
+
+    with pytest.raises(WorkerFailed) as failed:
+        trainer.train_epoch(1, [RATE], (), ignore)
+
+    assert failed.value.kind == "diverged"
+    assert "gradient norm" in failed.value.problem
 
 
 @pytest.mark.parametrize(

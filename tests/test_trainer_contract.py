@@ -223,6 +223,30 @@ def test_a_state_reached_with_other_learning_rates_is_not_taken_for_this_one(ben
     assert not any(isinstance(report, Damaged) for report in reports)
 
 
+def test_the_first_epoch_can_be_trained_anew_with_another_learning_rate(
+    bench: Bench, undisturbed: tuple[list[dict[str, Any]], dict[str, bytes]]
+) -> None:
+    trainer = bench.trainer()
+    trainer.train_epoch(1, (5e-3,), (), ignore)
+
+    result = trainer.train_epoch(1, RATES[:1], (), ignore)
+
+    assert measured([result]) == undisturbed[0][:1]
+
+
+def test_other_learning_rates_lead_to_another_state(bench: Bench) -> None:
+    train(bench.trainer(), RATES[:1])
+    train(bench.trainer("other"), (5e-3,))
+
+    states, others = (
+        {name: data for name, data in bench.checkpoints(directory).items() if not name.endswith(".json")}
+        for directory in ("work", "other")
+    )
+
+    assert states.keys() == others.keys()
+    assert states != others
+
+
 def test_a_checkpoint_of_another_assignment_is_not_used(
     bench: Bench, undisturbed: tuple[list[dict[str, Any]], dict[str, bytes]]
 ) -> None:

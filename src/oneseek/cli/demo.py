@@ -44,18 +44,20 @@ def demo(root: Path) -> None:
         "model.base_models": [model.directory for model in MODELS],
     }
     resolved = resolve(file=None, environment={}, flags=flags)
-    with watching(resolved.config.live_leaderboard, as_json=False) as watch:
-        with runs.submit(resolved.config, at, problems=resolved.problems, watch=watch) as run:
-            runs.train(run)
+    with (
+        watching(resolved.config.live_leaderboard, as_json=False) as watch,
+        runs.submit(resolved.config, at, problems=resolved.problems, watch=watch) as run,
+    ):
+        runs.train(run)
     result = runs.result(run.directory, run.state)
     watch.conclude(result, run.state)
     trained = time.monotonic()
     _show_files(console, run.directory.root)
     if result.champion:
         _show_answers(console, at.models / result.champion, run.directory.adapter(result.champion))
-    seconds = time.monotonic() - began
     console.print(
-        f"The demo took {seconds:.0f} s: {made - began:.0f} s for the base models, {trained - made:.0f} s for training.",
+        f"The demo took {time.monotonic() - began:.0f} s: {made - began:.0f} s to make the base models, "
+        f"{trained - made:.0f} s to train the adapters.",
         highlight=False,
     )
     console.print(f"Look around: oneseek runs list --home {root}", highlight=False, soft_wrap=True)

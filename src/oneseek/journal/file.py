@@ -27,6 +27,12 @@ def read(path: Path) -> Journal:
         raise RunError(f"{path.parent.name} has no journal.", "`oneseek runs list` shows the runs there are.") from None
 
 
+def begins(path: Path) -> bool:
+    """Whether the file has a first whole line: without one, no run was ever accepted here."""
+    with path.open("rb") as file:
+        return file.readline().endswith(b"\n")
+
+
 def follow(path: Path, position: int, seq: int, prev: str) -> Journal:
     """What was appended since: records from `seq` on, found from byte `position` behind a line with digest `prev`."""
     with path.open("rb") as file:

@@ -8,18 +8,21 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filelock import FileLock
+
 from oneseek import __version__
 from oneseek.config.parse import ConfigProblem
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import STRATEGY_OF
 from oneseek.datasets.split import rows_digest, split
 from oneseek.engine.interface import EngineName
-from oneseek.errors import ConfigError, OneSeekError
+from oneseek.errors import ConfigError
 from oneseek.estimate import memory
 from oneseek.events import DatasetUsed, RunAccepted, SelectedModel
 from oneseek.files.durable import create_exclusively, storage_errors, sync_directory
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.files.versions import versions_taken
+from oneseek.journal.file import begins
 from oneseek.names import format_version, next_version, parse_version, run_id
 from oneseek.preflight import check
 from oneseek.preflight.facts import Facts
@@ -50,10 +53,11 @@ def submit(
     results = Results(_output(config, home).resolve())
     models = tuple(_selected(model, config) for model in facts.models)
     dataset = _used(facts, config)
-    directory = _reserve_run(results, now)
-    version = ""
-    try:
-        version = _reserve_version(results, config.output.version, directory.run_id)
+    with _turn(results):
+        _sweep_abandoned(results)
+        version = _free_version(results, config.output.version)
+        directory = _reserve_run(results, now())
+        create_exclusively(results.reservation(version), directory.run_id.encode() + b"\n")
         accepted = RunAccepted(
             run_id=directory.run_id,
             version=version,
@@ -66,11 +70,6 @@ def submit(
             warnings=tuple(finding.problem for finding in findings),
         )
         return Recorder.begin(directory, accepted, watch)
-    except OneSeekError:
-        shutil.rmtree(directory.root, ignore_errors=True)
-        if version:
-            results.reservation(version).unlink(missing_ok=True)
-        raise
 
 
 def inspect(
@@ -120,11 +119,30 @@ def _used(facts: Facts, config: TrainingConfig) -> DatasetUsed:
     )
 
 
-def _reserve_run(results: Results, now: Callable[[], datetime]) -> RunDirectory:
-    """An id that nobody has: of many that start in one second, each makes another directory."""
-    moment = now()
+def _turn(results: Results) -> FileLock:
+    """Held from the reservation of an id until the run's journal has begun: whoever holds it knows that what looks
+    abandoned is."""
     with storage_errors(results.runs):
         results.runs.mkdir(parents=True, exist_ok=True)
+        results.weights.mkdir(parents=True, exist_ok=True)
+    return FileLock(results.runs / ".submit.lock")
+
+
+def _sweep_abandoned(results: Results) -> None:
+    """Remove what a process left that was killed between reserving a run and beginning its journal."""
+    with storage_errors(results.runs):
+        for path in results.runs.glob("run-*"):
+            directory = RunDirectory(path)
+            if not directory.journal.exists() or not begins(directory.journal):
+                shutil.rmtree(path)
+        for reservation in results.weights.glob("*.reserved"):
+            if not results.run(reservation.read_text().strip() or "none").root.exists():
+                reservation.unlink()
+
+
+def _reserve_run(results: Results, moment: datetime) -> RunDirectory:
+    """An id that nobody has: of many that start in one second, each makes another directory."""
+    with storage_errors(results.runs):
         for attempt in itertools.count(1):
             directory = results.run(run_id(moment, attempt))
             try:
@@ -136,14 +154,17 @@ def _reserve_run(results: Results, now: Callable[[], datetime]) -> RunDirectory:
     return directory
 
 
-def _reserve_version(results: Results, wanted: str | None, run: str) -> str:
-    """A version that no other run has, or will get."""
-    while True:
-        taken = versions_taken(results)
-        version = format_version(parse_version(wanted) if wanted else next_version(taken))
-        if create_exclusively(results.reservation(version), run.encode() + b"\n"):
-            return version
-        if wanted:
-            raise ConfigError(
-                f"Version {version} was taken by another run a moment ago.", "Choose another, or leave --version away."
-            )
+def _free_version(results: Results, wanted: str | None) -> str:
+    """The wanted version, or the next.
+
+    Raises:
+        ConfigError: the wanted one is taken.
+    """
+    taken = versions_taken(results)
+    version = parse_version(wanted) if wanted else next_version(taken)
+    if version in taken:
+        raise ConfigError(
+            f"Version {format_version(version)} was taken by another run a moment ago.",
+            "Choose another, or leave --version away.",
+        )
+    return format_version(version)
