@@ -203,7 +203,7 @@ def test_a_run_without_a_live_model_fails_with_the_causes(town: Town, epoch: int
 
 
 def test_rows_that_one_model_truncates_are_left_out_of_bits_per_byte_for_all(town: Town) -> None:
-    town.script("beta-1b", {"truncated_validation_rows": [1]})
+    town.script("beta-1b", {"incomparable_validation_rows": [1]})
 
     directory, _ = town.train(training__num_epochs=1)
 
@@ -213,7 +213,7 @@ def test_rows_that_one_model_truncates_are_left_out_of_bits_per_byte_for_all(tow
 
 
 def test_where_no_row_can_be_compared_the_loss_decides(town: Town) -> None:
-    town.script("beta-1b", {"truncated_validation_rows": [0, 1], "bits_per_byte": [None]})
+    town.script("beta-1b", {"incomparable_validation_rows": [0, 1], "bits_per_byte": [None]})
 
     directory, state = town.train(training__num_epochs=1)
 
@@ -381,7 +381,9 @@ def test_a_damaged_checkpoint_is_told_and_the_epoch_before_leads_to_the_same_bit
     seen: list[str] = []
     with town.submit(watch=interrupt) as run, pytest.raises(KeyboardInterrupt):
         runs.train(run)
-    checkpoint = next(path for path in (run.directory.worker("alfa-1b") / "epoch-2").iterdir() if path.suffix != ".json")
+    checkpoint = next(
+        path for path in (run.directory.worker("alfa-1b") / "epoch-2").iterdir() if path.suffix != ".json"
+    )
     data = bytearray(checkpoint.read_bytes())
     data[len(data) // 2] ^= 1
     checkpoint.write_bytes(bytes(data))

@@ -120,9 +120,9 @@ def test_an_exit_takes_the_process_with_it_and_torch_was_never_imported(tmp_path
 
 
 def test_truncated_rows_of_the_script_are_found_while_preparing(tmp_path: Path) -> None:
-    trainer = create(scripted(tmp_path, {"truncated_validation_rows": [1, 3]}))
+    trainer = create(scripted(tmp_path, {"incomparable_validation_rows": [1, 3]}))
 
-    assert trainer.prepare().truncated_validation_rows == (1, 3)
+    assert trainer.prepare().incomparable_validation_rows == (1, 3)
     assert trainer.train_epoch(1, RATES[:1], (0,), ignore).bits_per_byte is not None
     assert trainer.train_epoch(1, RATES[:1], (0, 2), ignore).bits_per_byte is None
 

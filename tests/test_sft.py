@@ -211,7 +211,7 @@ def test_a_validation_row_that_was_cut_has_no_part_in_bits_per_byte(
     bases: dict[Family, Path], rows: Path, tmp_path: Path
 ) -> None:
     trainer = TorchTrainer(assignment(bases["llama"], rows, tmp_path, max_length=60))
-    cut = trainer.prepare().truncated_validation_rows
+    cut = trainer.prepare().incomparable_validation_rows
     whole = [example for index, example in enumerate(trainer.validation) if index not in cut]
 
     bits = trainer.train_epoch(1, [RATE], (), ignore).bits_per_byte
@@ -316,7 +316,7 @@ def test_counts_are_of_what_is_really_trained_on(bases: dict[Family, Path], rows
     assert found.training_tokens == sum(len(e.input_ids) for e in examples)
     assert found.supervised_tokens == sum(label != IGNORED for e in examples for label in e.labels)
     assert found.rows_without_labels == sum(set(e.labels) == {IGNORED} for e in examples) > 0
-    assert found.truncated_validation_rows == tuple(i for i, e in enumerate(trainer.validation) if e.truncated)
+    assert found.incomparable_validation_rows == tuple(i for i, e in enumerate(trainer.validation) if e.truncated)
     assert found.parameters == 36_000
     assert found.trainable_parameters == sum(tensor.numel() for tensor in adapter_state(trainer.model).values())
     assert (found.dtype, found.device, found.threads) == ("float32", "cpu", 1)

@@ -89,9 +89,7 @@ def events(directory: RunDirectory) -> list[AnyEvent]:
 
 def adapters(directory: RunDirectory) -> dict[str, bytes]:
     """The bytes of every adapter of a complete run, by model key."""
-    return {
-        path.parent.name: path.read_bytes() for path in directory.root.glob("adapters/*/adapter_model.safetensors")
-    }
+    return {path.parent.name: path.read_bytes() for path in directory.root.glob("adapters/*/adapter_model.safetensors")}
 
 
 def everything(root: Path) -> set[str]:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from oneseek.cli import options
-from oneseek.cli.output import write_json
+from oneseek.cli.output import terminal, write_json
 from oneseek.config.sources import resolve, rows_of
 from oneseek.preflight.finding import PreflightError
 from oneseek.preflight.rules.numbers import settings_findings
@@ -43,7 +42,7 @@ def show(config_file: Path | None, assigned: tuple[str, ...], as_json: bool, **v
     table.add_column("from")
     for field, value, origin in rows:
         table.add_row(field, Text(_text(value)), Text(origin, style="dim" if origin == "default" else "bold"))
-    Console().print(table)
+    terminal().print(table)
 
 
 def _text(value: Any) -> str:

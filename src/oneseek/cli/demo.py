@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from oneseek import runs
+from oneseek.cli.output import terminal
 from oneseek.cli.watching import watching
 from oneseek.config.sources import resolve
 from oneseek.demo import make
@@ -34,9 +35,9 @@ def demo(root: Path) -> None:
     """
     began = time.monotonic()
     at = Home(root, root / "models")
-    console = Console()
-    console.print("Making three base models of up to a million parameters (they are kept for the next demo) …")
-    make.make_base_models(at, lambda name: console.print(f"  {name}", highlight=False))
+    console = terminal()
+    console.print("Making three base models of half a million parameters each (kept for the next demo) …")
+    make.make_base_models(at, lambda name: console.print(f"  {name}"))
     made = time.monotonic()
     flags = {
         **make.SETTINGS,
@@ -58,9 +59,8 @@ def demo(root: Path) -> None:
     console.print(
         f"The demo took {time.monotonic() - began:.0f} s: {made - began:.0f} s to make the base models, "
         f"{trained - made:.0f} s to train the adapters.",
-        highlight=False,
     )
-    console.print(f"Look around: oneseek runs list --home {root}", highlight=False, soft_wrap=True)
+    console.print(f"Look around: oneseek runs list --home {root}", soft_wrap=True)
 
 
 def _show_files(console: Console, directory: Path) -> None:
@@ -72,7 +72,7 @@ def _show_files(console: Console, directory: Path) -> None:
 
 def _show_answers(console: Console, model: Path, adapter: Path) -> None:
     before, after = make.answers(make.HELD_OUT, [(model, None), (model, adapter)])
-    console.print(f"A question that is in no row: {make.HELD_OUT}", highlight=False)
+    console.print(f"A question that is in no row: {make.HELD_OUT}")
     console.print(Text(f"  before (base model):  {_shortened(before)}"), soft_wrap=True)
     console.print(Text(f"  after (with adapter): {_shortened(after)}"), soft_wrap=True)
 

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from oneseek.api import home
 from oneseek.cli import options
-from oneseek.cli.output import size, write_json
+from oneseek.cli.output import size, terminal, write_json
 from oneseek.errors import SelectionError
 from oneseek.names import match_selection
 from oneseek.registry.capabilities import ModelInfo, lora_targets
@@ -55,7 +54,7 @@ def list_models(root: Path | None, models_dir: Path | None, as_json: bool) -> No
             "yes" if model.chat_template else "no",
             Text(reason, style="" if model.usable else "yellow"),
         )
-    Console().print(table)
+    terminal().print(table)
 
 
 @models.command(params=[*options.places(), *options.as_json()])
@@ -73,7 +72,7 @@ def show(name: str, root: Path | None, models_dir: Path | None, as_json: bool) -
     if as_json:
         write_json(described(model))
         return
-    console = Console(soft_wrap=True)
+    console = terminal()
     console.print(Text(model.display_name, style="bold"))
     for label, value in (
         ("key", model.key),

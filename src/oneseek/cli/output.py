@@ -1,4 +1,4 @@
-"""How values are written: JSON for programs, sizes for people."""
+"""How values are written: JSON for programs; a console, tables and sizes for people."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import sys
 from typing import Any
 
 import msgspec
+from rich.console import Console
+
+PIPE_WIDTH = 110
+
+
+def terminal() -> Console:
+    """Standard output; a pipe, which has no width, gets room for a table."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def write_json(value: Any) -> None:

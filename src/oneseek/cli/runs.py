@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from oneseek import runs as door
 from oneseek.api import home
 from oneseek.cli import options
-from oneseek.cli.output import write_json
+from oneseek.cli.output import terminal, write_json
 from oneseek.cli.watching import watching
 from oneseek.config.schema import DisplaySection, LiveLeaderboardSection
 from oneseek.events.state import RunState, apply, begin
@@ -54,7 +53,7 @@ def list_runs(root: Path | None, models_dir: Path | None, as_json: bool) -> None
             Text(state.result.champion if state and state.result else ""),
             state.accepted.version if state else "",
         )
-    Console().print(table)
+    terminal().print(table)
 
 
 @runs.command(params=[*options.places(), *options.as_json()])
@@ -68,7 +67,7 @@ def show(run: str, root: Path | None, models_dir: Path | None, as_json: bool) ->
     if as_json:
         write_json({**described(known), "leaderboard": leaderboard(known.state) if known.state else []})
         return
-    console = Console()
+    console = terminal()
     if known.state is None:
         console.print(known.problem or "The run was never accepted.")
         return

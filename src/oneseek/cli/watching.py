@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from oneseek.cli.output import terminal
 from oneseek.config.schema import DisplaySection, LiveLeaderboardSection
 from oneseek.events import (
     AutoStopTriggered,
@@ -47,7 +49,7 @@ def watching(settings: LiveLeaderboardSection | None, *, as_json: bool) -> Itera
     if as_json:
         yield JsonLines()
         return
-    console = Console()
+    console = terminal()
     if not (console.is_terminal and settings.enabled):
         yield Lines(console, settings.display)
         return
@@ -183,38 +185,32 @@ def _planned(event: RunPlanned) -> Iterator[Text]:
 
 def board(state: RunState, display: DisplaySection, left: float | None) -> RenderableType:
     """The leaderboard, with progress and the auto-stop countdown below it."""
-    table = Table(title=f"epoch {min(state.epoch, state.total_epochs)} of {state.total_epochs}", title_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("model", overflow="fold")
-    if display.show_loss_per_model:
-        table.add_column("val loss", justify="right")
-    table.add_column("bits/byte", justify="right")
-    if display.show_weights:
-        table.add_column("weight", justify="right")
-    if display.show_lr_multipliers:
-        table.add_column("learning rate", justify="right")
-    table.add_column("tok/s", justify="right")
-    if display.show_progress:
-        table.add_column("progress", justify="right")
+    columns = {"#": True, "model": True, "val loss": display.show_loss_per_model, "bits/byte": True}
+    columns |= {"weight": display.show_weights, "lr": display.show_lr_multipliers, "tok/s": True}
+    columns |= {"step": display.show_progress}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, shown in columns.items():
+        if shown:
+            table.add_column(name, justify="left" if name == "model" else "right", overflow="fold")
     for row in leaderboard(state):
-        gone = row["status"] == "quarantined"
-        cells = [str(row["rank"]), row["display_name"]]
-        if display.show_loss_per_model:
-            cells.append(_number(row["val_loss"], "{:.4f}"))
-        cells.append(_number(row["bits_per_byte"], "{:.4f}"))
-        if display.show_weights:
-            cells.append(_number(row["weight"], "{:.4f}"))
-        if display.show_lr_multipliers:
-            cells.append(_number(row["lr_multiplier"], "{:.3g}"))
-        cells.append(_number(row["tokens_per_second"], "{:,.0f}"))
-        if display.show_progress:
-            cells.append("quarantined" if gone else _step(state, row["model"]))
-        table.add_row(*map(Text, cells), style="dim" if gone else "")
+        cells = {
+            "#": str(row["rank"]),
+            "model": row["display_name"],
+            "val loss": _number(row["val_loss"], "{:.4f}"),
+            "bits/byte": _number(row["bits_per_byte"], "{:.4f}"),
+            "weight": _number(row["weight"], "{:.4f}"),
+            "lr": _number(row["lr_multiplier"], "{:.3g}"),
+            "tok/s": _number(row["tokens_per_second"], "{:,.0f}"),
+            "step": "quarantined" if row["status"] == "quarantined" else _step(state, row["model"]),
+        }
+        style = "dim" if row["status"] == "quarantined" else ""
+        table.add_row(*(Text(cells[name]) for name, shown in columns.items() if shown), style=style)
     return Group(table, Text(_below(state, left), style="dim"))
 
 
 def _below(state: RunState, left: float | None) -> str:
-    parts = [f"{state.progress_percent:.0f} % done"]
+    epoch = min(max(state.epoch, state.epochs_done), state.total_epochs)
+    parts = [f"epoch {epoch} of {state.total_epochs}, {state.progress_percent:.0f} % done"]
     if left is not None:
         parts.append(f"about {_duration(left)} left")
     if state.auto_stop and state.config["confidence_auto_stop"]["enabled"]:
@@ -224,7 +220,7 @@ def _below(state: RunState, left: float | None) -> str:
 
 def _step(state: RunState, key: str) -> str:
     if key in state.verified:
-        return f"✓ epoch {state.verified[key].epoch}"
+        return f"epoch {state.verified[key].epoch} ✓"
     if key in state.finished:
         return "✓"
     step = state.progress.get(key)

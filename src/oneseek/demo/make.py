@@ -14,14 +14,15 @@ from oneseek.files.durable import write_bytes
 from oneseek.files.layout import Home
 
 SEED = 1
-HELD_OUT = "När stänger biblioteket på lördagar?"
+HELD_OUT = "Library hours on a Saturday?"
 MAX_NEW_TOKENS = 60
 
-# What the demo trains with: few steps of a small model want a large update, so alpha is high.
+# Models as small as these take larger steps than those of a usual size; all of it is in the recommended ranges.
 SETTINGS: Mapping[str, object] = {
-    "training.num_epochs": 6,
+    "training.num_epochs": 10,
+    "training.batch_size": 4,
     "training.learning_rate": 5e-4,
-    "lora.r": 16,
+    "lora.r": 64,
     "lora.alpha": 128,
     "live_leaderboard.refresh_interval": 1,
 }

@@ -51,7 +51,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Model and data are loaded. Counts are of the training rows unless they say validation.
 
     `fingerprint` names what must be equal for bit-equal weights: torch, CPU or GPU, operating system.
-    `truncated_validation_rows` are indices into the validation rows.
+    `incomparable_validation_rows` are those (indices into the validation rows) that this model had to cut, or whose
+    answers its template rewrites: no bits per byte can be told for them.
     """
 
     dtype: str
@@ -66,7 +67,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     supervised_tokens: int
     truncated_rows: int
     rows_without_labels: int
-    truncated_validation_rows: tuple[int, ...]
+    incomparable_validation_rows: tuple[int, ...]
     fingerprint: dict[str, str]
 
 

@@ -3,7 +3,7 @@
 Its state is evolved by hashing, so that a resumed run which differs in anything ends with other bytes. Its losses fall
 as training losses do, or follow `script.json` in the base model's directory:
 
-    {"val_losses": [1.9, 1.5], "bits_per_byte": [1.1, 0.9], "truncated_validation_rows": [], "step_seconds": 0.0,
+    {"val_losses": [1.9, 1.5], "bits_per_byte": [1.1, 0.9], "incomparable_validation_rows": [], "step_seconds": 0.0,
      "fail": {"epoch": 2, "kind": "diverged", "times": 1}}
 
 `fail` happens after the first step of its epoch (epoch 0: while preparing). Kinds: diverged, out_of_memory, crashed
@@ -58,7 +58,7 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bits_per_byte: tuple[float | None, ...] = ()
     fail: Fault | None = None
     step_seconds: float = 0.0
-    truncated_validation_rows: tuple[int, ...] = ()
+    incomparable_validation_rows: tuple[int, ...] = ()
 
 
 class CrashError(RuntimeError):
@@ -89,7 +89,7 @@ class ScriptedTrainer(EpochTrainer):
             supervised_tokens=tokens // 2,
             truncated_rows=0,
             rows_without_labels=0,
-            truncated_validation_rows=self._script.truncated_validation_rows,
+            incomparable_validation_rows=self._script.incomparable_validation_rows,
             fingerprint={"engine": "scripted"},
         )
 
@@ -175,7 +175,7 @@ class ScriptedTrainer(EpochTrainer):
         return floor + (start - floor) * math.exp(-0.5 * sum(math.log1p(rate * 1e4) for rate in rates))
 
     def _all_excluded(self, excluded: Sequence[int]) -> bool:
-        left_out = {*excluded, *self._script.truncated_validation_rows}
+        left_out = {*excluded, *self._script.incomparable_validation_rows}
         return left_out >= set(range(self._validation_rows))
 
     def _fail_if_scripted(self, epoch: int) -> None:

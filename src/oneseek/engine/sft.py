@@ -253,14 +253,11 @@ class TorchTrainer(EpochTrainer):
     def _evaluate(self, excluded: Collection[int]) -> tuple[float, float | None]:
         """Validation loss in nats per learned token, and bits per byte of the answers (None: no row is left).
 
-        Bits per byte leaves out the excluded rows, those cut here, and those whose answers are empty.
+        Bits per byte leaves out the excluded rows and those that can't be compared here.
         """
         self.model.eval()
         left_out = set(excluded)
-        counted = [
-            index not in left_out and not example.truncated and example.answer_bytes > 0
-            for index, example in enumerate(self.validation)
-        ]
+        counted = [index not in left_out and _comparable(example) for index, example in enumerate(self.validation)]
         nats = answer_nats = 0.0
         for rows in _chunks(list(zip(self.validation, counted, strict=True)), self.assignment.batch_size):
             batch = collate([example for example, _ in rows], self._device, [counts for _, counts in rows])
@@ -316,7 +313,7 @@ class TorchTrainer(EpochTrainer):
             supervised_tokens=sum(example.supervised_tokens for example in self.training),
             truncated_rows=sum(example.truncated for example in self.training),
             rows_without_labels=sum(example.supervised_tokens == 0 for example in self.training),
-            truncated_validation_rows=tuple(i for i, example in enumerate(self.validation) if example.truncated),
+            incomparable_validation_rows=tuple(i for i, e in enumerate(self.validation) if not _comparable(e)),
             fingerprint=_fingerprint(self._device) | {"dtype": dtype},
         )
 
@@ -338,6 +335,11 @@ class TorchTrainer(EpochTrainer):
                 raise WorkerFailed(
                     "refused", f"{name} does not hold the tensors that were trained.", "Check the disk, then resume."
                 )
+
+
+def _comparable(example: Example) -> bool:
+    """Whether the whole answers of a row are there to be counted in bytes."""
+    return not example.truncated and example.answer_bytes > 0
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -147,18 +147,22 @@ def overfits(state: RunState, key: str) -> bool:
 
 
 def leaderboard(state: RunState) -> list[Body]:
-    """One row per model, the leader first: by the last committed ranked metric, quarantined models last."""
+    """One row per model, the leader first: by the ranked metric of the last epoch, or of the epoch whose adapter was
+    kept once that is verified. Quarantined models come last."""
     names = {model.key: model.display_name for model in state.accepted.models}
     gone = state.quarantined
 
+    def epoch(key: str) -> int:
+        return state.verified[key].epoch if key in state.verified else state.epochs_done
+
     def order(key: str) -> tuple[bool, bool, float, str]:
-        value = state.metric(key, state.epochs_done)
+        value = state.metric(key, epoch(key))
         return key in gone, value is None, value if value is not None else 0.0, key
 
     rates = state.committed[-1].learning_rates if state.committed else {}
     rows = []
     for rank, key in enumerate(sorted(state.keys, key=order), start=1):
-        result = state.committed[-1].results.get(key) if state.committed else None
+        result = state.committed[epoch(key) - 1].results.get(key) if state.committed else None
         rows.append(
             {
                 "rank": rank,

@@ -23,7 +23,7 @@ def plan(state: RunState, prepared: Mapping[str, Prepared], at_once: int) -> Run
             "No model could be prepared. " + " ".join(f"{key}: {cause}" for key, cause in unprepared.items()),
             " ".join(sorted(fixes)),
         )
-    excluded = sorted({row for found in prepared.values() for row in found.truncated_validation_rows})
+    excluded = sorted({row for found in prepared.values() for row in found.incomparable_validation_rows})
     comparable = len(excluded) < state.accepted.dataset.validation_rows
     return RunPlanned(
         models=tuple(_model_plan(key, prepared[key]) for key in state.keys if key in prepared),
