@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.base_models import write_model
-from support.runs import Town, everything
 
 from oneseek.cli import LazyGroup, main
 from oneseek.cli.options import SETTINGS
 from oneseek.config.reference import settings
+from support.base_models import write_model
+from support.runs import Town, everything
 
 
 class Said:
@@ -112,8 +112,8 @@ def test_json_prints_the_events_and_then_the_result(say: Any) -> None:
     said = say(*train(*BOTH, "--json"))
 
     *events, result = said.lines
-    assert [event["type"] for event in events][0] == "run_accepted"
-    assert [event["type"] for event in events][-1] == "training_complete"
+    assert events[0]["type"] == "run_accepted"
+    assert events[-1]["type"] == "training_complete"
     assert {"weight_adjustment", "epoch_end", "progress"} <= {event["type"] for event in events}
     assert set(result) == {
         "run_id", "status", "dna", "certified_dir", "champion", "base_models", "failed_models",
@@ -163,7 +163,7 @@ DATASETS = {
         ("half broken", "line 4"),
         ("utf-16", "UTF-16"),
         ("no rows", "is empty"),
-        ("one row", "at least one each"),
+        ("one row", "Add rows that differ"),
     ],
 )
 def test_a_bad_dataset_refuses_the_run_with_the_reason(say: Any, town: Town, name: str, words: str) -> None:
@@ -348,7 +348,13 @@ def test_the_commands_in_help_are_those_that_load() -> None:
 
 
 def test_help_and_refusals_never_import_torch(town: Town) -> None:
-    code = "import sys, runpy; sys.argv = ['oneseek', *sys.argv[1:]]\ntry: runpy.run_module('oneseek', run_name='__main__')\nfinally: print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = """
+import sys, runpy
+try:
+    runpy.run_module("oneseek", run_name="__main__", alter_sys=True)
+finally:
+    print("torch" in sys.modules, "transformers" in sys.modules)
+"""
     environment = {**os.environ, "ONESEEK_HOME": str(town.root)}
 
     for arguments in (("--help",), train(), ("models", "list"), ("runs", "list")):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.runs import Town
 
 from oneseek.engine.interface import Assignment
 from oneseek.events import AnyEvent, EpochFinished, ModelFailed, ModelVerified, ProgressReported, WorkerRestarted
@@ -20,6 +19,7 @@ from oneseek.executors.crew import Crew, Outbox, Worker
 from oneseek.executors.inline import InlineWorker
 from oneseek.executors.processes import ProcessWorker
 from oneseek.files.durable import sha256_file
+from support.runs import Town
 
 KEYS = ("alfa-1b", "beta-1b")
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import typing
 
 import pytest
-from support.histories import accepted, committed, finished, planned, progress
 
 from oneseek.config.schema import TrainingConfig
 from oneseek.events import (
@@ -21,6 +20,7 @@ from oneseek.events import (
 )
 from oneseek.events.state import RunState, apply, replay
 from oneseek.events.wire import _TABLE, leaderboard, wire
+from support.histories import accepted, committed, finished, planned, progress
 
 STARTED = EpochStarted(epoch=1, learning_rates={"alfa": 1e-4, "beta": 1e-4})
 

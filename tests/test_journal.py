@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.histories import accepted, histories
 
 from oneseek.errors import JournalDamaged, RunError, StorageError
 from oneseek.events import AnyEvent, RunInterrupted, RunResumed
 from oneseek.events.state import apply, begin, replay
 from oneseek.journal.file import Reader, Writer, read
 from oneseek.journal.record import GENESIS, decode, encode, line_digest
+from support.histories import accepted, histories
 
 AT = "2025-11-22T14:30:25.123Z"
 
@@ -83,7 +83,7 @@ def test_a_changed_byte_in_the_middle_is_found_and_its_record_named(
     try:
         records = decode(bytes(whole)).records
     except JournalDamaged as damaged:
-        assert "Record" in damaged.problem
+        assert damaged.problem.startswith("Record ")  # noqa: PT017  either outcome is drawn
     else:
         pytest.fail(f"byte {position} was changed and {len(records)} records were read")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.runs import Town, adapters, everything
 
 from oneseek import runs
 from oneseek.files.layout import RunDirectory
+from support.runs import Town, adapters, everything
 
 HERE = Path(__file__).parent
 ONESEEK = [sys.executable, "-m", "oneseek"]

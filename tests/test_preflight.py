@@ -341,7 +341,7 @@ def test_rows_that_are_all_the_same_cannot_be_split() -> None:
     (finding,) = check(config_for(), facts(dataset=dataset(rows=20, equal=True)))
 
     assert (finding.rule, finding.severity) == ("split-possible", "error")
-    assert "20 usable rows and 1 different" in finding.problem
+    assert "20 usable row(s), 1 of them different" in finding.problem
 
 
 def test_an_output_that_cannot_be_written_is_refused() -> None:

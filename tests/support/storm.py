@@ -16,16 +16,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from support.runs import Town, adapters, everything
 
 from oneseek import runs
 from oneseek.events import EpochCommitted
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import begins, read
 from oneseek.names import is_run_id
+from support.runs import Town, adapters, everything
 
 CURVES = {
     "alfa-1b": {"val_losses": [3.0, 2.0, 1.5, 1.6], "bits_per_byte": [1.5, 1.0, 0.75, 0.8], "step_seconds": 0.002},
@@ -52,9 +52,9 @@ def storm(town: Town, kills: int, seed: int) -> dict[str, Any]:
         (directory,) = new
         while runs.describe(directory).status != "completed":
             if killed < kills:
-                killed += _grow_up(*_fate(dice, seconds, lambda: _resume(town, directory)))
+                killed += _grow_up(*_fate(dice, seconds, partial(_resume, town, directory)))
             else:
-                _grow_up(lambda: None, lambda: _resume(town, directory))
+                _grow_up(lambda: None, partial(_resume, town, directory))
         complete += 1
         commits = [r.event.epoch for r in read(directory.journal).records if isinstance(r.event, EpochCommitted)]
         if adapters(directory) != expected or _hashes(directory) != hashes or commits != list(range(1, EPOCHS + 1)):

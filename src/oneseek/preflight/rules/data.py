@@ -77,7 +77,7 @@ def enough_examples(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             field=FIELD,
-            problem=f"The dataset has {len(facts.dataset.rows)} usable rows; fewer than {FEWEST_EXAMPLES} rarely help.",
+            problem=f"The dataset has {len(facts.dataset.rows)} usable row(s); fewer than {FEWEST_EXAMPLES} rarely help.",
             fix="Add examples.",
         )
 
@@ -92,7 +92,7 @@ def split_possible(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             severity="error",
             field=FIELD,
-            problem=f"The dataset has {len(facts.dataset.rows)} usable rows and {different} different ones; training "
+            problem=f"The dataset has {len(facts.dataset.rows)} usable row(s), {different} of them different; training "
             "and validation need at least one each.",
             fix="Add rows that differ.",
         )
