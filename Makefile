@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/oneseek demo
 
 test: $(VENV)/installed
-	$(BIN)/pytest -n 2 -m "not soak"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from oneseek.files.layout import RunDirectory
 from support.runs import Town, adapters, everything
 
 HERE = Path(__file__).parent
+REAL = pytest.mark.xdist_group("real kills")
 ONESEEK = [sys.executable, "-m", "oneseek"]
 
 
@@ -126,6 +127,7 @@ def kill_and_resume(town: Town, kills: int, seed: int) -> list[str]:
 
 
 @pytest.mark.engine
+@REAL
 def test_real_runs_survive_three_kills_bit_for_bit(real_town: Town) -> None:
     assert kill_and_resume(real_town, kills=3, seed=int(time.time())) == []
 
@@ -136,6 +138,7 @@ def test_real_runs_survive_thirty_kills_bit_for_bit(real_town: Town) -> None:
 
 
 @pytest.mark.engine
+@REAL
 def test_ctrl_c_is_recorded_and_the_run_goes_on_to_the_same_bits(real_town: Town) -> None:
     before = all_runs(real_town)
     process = train(real_town)

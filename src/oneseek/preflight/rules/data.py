@@ -77,7 +77,8 @@ def enough_examples(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             field=FIELD,
-            problem=f"The dataset has {len(facts.dataset.rows)} usable row(s); fewer than {FEWEST_EXAMPLES} rarely help.",
+            problem=f"The dataset has {len(facts.dataset.rows)} usable row(s); fewer than {FEWEST_EXAMPLES} rarely "
+            "help.",
             fix="Add examples.",
         )
 
