@@ -93,10 +93,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         home = Home(Path(scratch), Path(scratch) / "models")
         rows = Path(scratch) / "rows.jsonl"
-        chat = {
-            "messages": [{"role": "user", "content": "When is it open?"}, {"role": "assistant", "content": "At 9."}]
-        }
-        rows.write_text(f"{json.dumps(chat)}\n" * 100_000)
+        turns = [{"role": "user", "content": "When is it open?"}, {"role": "assistant", "content": "At nine."}]
+        rows.write_text("".join(f"{json.dumps({'id': n, 'messages': turns})}\n" for n in range(100_000)))
         figures = {
             "help_seconds": median(lambda: wall(sys.executable, "-m", "oneseek", "--help")),
             "bare_python_seconds": median(lambda: wall(sys.executable, "-c", "pass")),
