@@ -49,6 +49,8 @@ CORE = (
     "events.wire",
     "chat.render",
     "registry.capabilities",
+    "registry.modules",
+    "registry.safetensors",
     "datasets.formats",
     "datasets.split",
     "estimate",

@@ -14,20 +14,16 @@ from hypothesis import strategies as st
 
 from oneseek.errors import ModelError
 from oneseek.registry.capabilities import (
-    MAX_HEADER_BYTES,
-    LinearModule,
     ModelFiles,
     ModelInfo,
-    TensorInfo,
     chat_template,
-    fused_experts,
-    linear_modules,
     lora_targets,
     missing_targets,
     model_info,
-    parse_safetensors_header,
 )
 from oneseek.registry.discover import describe
+from oneseek.registry.modules import LinearModule, fused_experts, linear_modules
+from oneseek.registry.safetensors import MAX_HEADER_BYTES, TensorInfo, parse_safetensors_header
 from support.base_models import weight_shapes, write_model
 
 CONFIG = {

@@ -193,7 +193,7 @@ def test_only_pickled_weights_are_refused_with_the_command_that_converts_them(tm
     info = describe(directory)
 
     assert kinds(info) == ["only-pickle"]
-    assert "oneseek models convert old-model" in info.problems[0].fix
+    assert "save_pretrained" in info.problems[0].fix
     assert info.size_bytes == (directory / "pytorch_model.bin").stat().st_size
 
 

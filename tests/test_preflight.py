@@ -16,7 +16,8 @@ from oneseek.preflight import gather
 from oneseek.preflight.facts import Facts, Trouble, Wanted
 from oneseek.preflight.finding import Finding, PreflightError, check, registered, rule
 from oneseek.preflight.rules import settings_findings
-from oneseek.registry.capabilities import LinearModule, ModelInfo, ModelProblem
+from oneseek.registry.capabilities import ModelInfo, ModelProblem
+from oneseek.registry.modules import LinearModule
 from support.base_models import write_model
 
 GIB = 2**30

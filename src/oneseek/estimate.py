@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from oneseek.registry.capabilities import LinearModule, ModelInfo
+from oneseek.registry.capabilities import ModelInfo
+from oneseek.registry.modules import LinearModule
 
 FP32 = 4  # bytes of one number
 

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
-from oneseek.errors import ModelError
 from oneseek.names import display_name, normalize_model_name
-
-MAX_HEADER_BYTES = 100_000_000
-"""A longer safetensors header is refused; the format's own reader draws the line there too."""
-
-PROBE_BYTES = 64
-"""Enough of a weight file to know how long its header is, and whether it is a Git LFS pointer instead."""
+from oneseek.registry.modules import LinearModule, fused_experts, is_buffer, linear_modules, linear_weights
+from oneseek.registry.safetensors import DamagedWeightsError, TensorInfo, parse_safetensors_header
 
 JSON_FILES = (
     "config.json",
@@ -61,44 +54,6 @@ _AUTO_TARGETS = {
     "mistral": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     "phi": ("q_proj", "k_proj", "v_proj", "dense"),
 }
-
-# Bits per element: the types that the safetensors format defines.
-_DTYPES_BY_BITS = {
-    4: ("F4",),
-    6: ("F6_E2M3", "F6_E3M2"),
-    8: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
-    16: ("U16", "I16", "F16", "BF16"),
-    32: ("U32", "I32", "F32"),
-    64: ("U64", "I64", "F64", "C64"),
-}
-_DTYPE_BITS = {dtype: bits for bits, dtypes in _DTYPES_BY_BITS.items() for dtype in dtypes}
-_FLOATING = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
-
-
-class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One tensor of a safetensors file. `start` and `end` are byte offsets into the data behind the header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-class LinearModule(msgspec.Struct, frozen=True, kw_only=True):
-    """A linear map that LoRA can adapt: the last segment of its name, and how many places have it in this shape.
-
-    `conv1d`: its weight is stored (in, out) as in GPT-2, not (out, in).
-    """
-
-    name: str
-    in_features: int
-    out_features: int
-    count: int
-    conv1d: bool
-
-    def parameters_at(self, rank: int) -> int:
-        """Trainable parameters of LoRA at `rank` on all its places: A is (rank, in), B is (out, rank)."""
-        return self.count * rank * (self.in_features + self.out_features)
 
 
 class ModelProblem(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,14 +113,6 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: dict[str, str]
 
 
-class DamagedWeightsError(ModelError):
-    """A safetensors file that is not whole."""
-
-    def __init__(self, kind: Literal["truncated-weights", "broken-header"], problem: str, fix: str):
-        super().__init__(problem, fix)
-        self.kind = kind
-
-
 # -- a model -------------------------------------------------------------------------------------------------------
 
 
@@ -188,18 +135,18 @@ def model_info(files: ModelFiles) -> ModelInfo:
         )
     config = _config(files, problems)
     declared = _json_object(files, "oneseek.json", "broken-config", problems)
-    tensors = _tensors(files, key, problems)
+    tensors = _tensors(files, problems)
     _check_tokenizer(files, problems)
     tokenizer = _json_object(files, "tokenizer_config.json", "broken-tokenizer", problems)
     token_map = _json_object(files, "special_tokens_map.json", "broken-tokenizer", problems)
     if files.directory in files.unreadable:
         # Nobody looked inside, so nothing can be said to be missing there.
         problems = [problem for problem in problems if problem.kind == "unreadable"]
-    parameters = {name: tensor for name, tensor in tensors.items() if not _is_buffer(name, tensor)}
+    parameters = {name: tensor for name, tensor in tensors.items() if not is_buffer(name, tensor)}
     counted: Counter[str] = Counter()
     for tensor in parameters.values():
         counted[tensor.dtype] += math.prod(tensor.shape)
-    modules = _linear_weights(tensors)
+    modules = linear_weights(tensors)
     return ModelInfo(
         key=key,
         display_name=_printable(
@@ -256,191 +203,16 @@ def missing_targets(info: ModelInfo, names: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-# -- modules -------------------------------------------------------------------------------------------------------
-
-
-def linear_modules(tensors: Mapping[str, TensorInfo]) -> tuple[LinearModule, ...]:
-    """The decoder's linear modules, one entry for each name and shape, sorted.
-
-    A decoder linear is a 2-D floating-point `<path>.weight` with a layer number in its path that is no embedding, norm
-    or router, and no expert of a mixture: transformers fuses those into one 3-D parameter when it loads them.
-    """
-    weights = _linear_weights(tensors)
-    conv1d = _stores_input_first(weights, tensors)
-    places: Counter[tuple[str, int, int]] = Counter()
-    for path, (rows, columns) in weights.items():
-        fan_in, fan_out = (rows, columns) if conv1d else (columns, rows)
-        places[path.rsplit(".", 1)[-1], fan_in, fan_out] += 1
-    return tuple(
-        LinearModule(name=name, in_features=fan_in, out_features=fan_out, count=count, conv1d=conv1d)
-        for (name, fan_in, fan_out), count in sorted(places.items())
-    )
-
-
-def fused_experts(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
-    """Expert weights, which become 3-D parameters in the loaded model and are not LoRA-able in this release.
-
-    Stored fused they go by their tensor's name, stored one by one by `….experts.*.w1`.
-    """
-    found = set()
-    for name, tensor in tensors.items():
-        path = name.removesuffix(".weight")
-        if _in_a_layer(path) and tensor.dtype in _FLOATING:
-            if _EXPERT.search(path) and len(tensor.shape) == 2:
-                found.add(_EXPERT.sub(".experts.*", path))
-            elif len(tensor.shape) == 3 and "conv" not in path:
-                found.add(path)
-    return tuple(sorted(found))
-
-
-_EXPERT = re.compile(r"\.experts\.\d+(?=\.|$)")
-
-
-def _linear_weights(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, int]]:
-    """Path and stored shape of every decoder linear."""
-    matrices = {
-        name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
-        for name, tensor in tensors.items()
-        if name.endswith(".weight") and len(tensor.shape) == 2 and tensor.dtype in _FLOATING
-    }
-    return {
-        path: shape
-        for path, shape in matrices.items()
-        if _in_a_layer(path) and not _EXPERT.search(path) and not _is_something_else(path)
-    }
-
-
-def _in_a_layer(path: str) -> bool:
-    return any(segment.isdecimal() for segment in path.split("."))
-
-
-def _is_something_else(path: str) -> bool:
-    last = path.rsplit(".", 1)[-1].lower()
-    embedding = "embed" in path.lower() or last in ("wte", "wpe")
-    norm = "norm" in last or re.fullmatch(r"ln(_.*)?", last) is not None
-    router = last in ("gate", "router", "shared_expert_gate") or ".router." in path
-    return embedding or norm or router
-
-
-def _stores_input_first(weights: Mapping[str, tuple[int, int]], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether the model keeps weights (in, out), as GPT-2's Conv1D does: its biases are as long as the rows are wide.
-
-    Square weights say nothing; one bias as long as the other side says no.
-    """
-    says_so = False
-    for path, (rows, columns) in weights.items():
-        bias = tensors.get(f"{path}.bias")
-        if bias is None or len(bias.shape) != 1 or rows == columns:
-            continue
-        if bias.shape[0] != columns:
-            return False
-        says_so = True
-    return says_so
-
-
-def _is_buffer(name: str, tensor: TensorInfo) -> bool:
-    """Older checkpoints carry causal masks and rotary frequencies; they are no parameters."""
-    last = name.rsplit(".", 1)[-1]
-    return last in ("inv_freq", "masked_bias") or (last == "bias" and len(tensor.shape) > 2)
-
-
-# -- safetensors ---------------------------------------------------------------------------------------------------
-
-
-class _Entry(msgspec.Struct):
-    dtype: str
-    # No framework has tensors of more dimensions; the bound keeps the product below quick.
-    shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], msgspec.Meta(max_length=64)]
-    data_offsets: tuple[Annotated[int, msgspec.Meta(ge=0)], Annotated[int, msgspec.Meta(ge=0)]]
-
-
-def header_bytes_needed(probe: bytes, file_size: int) -> int:
-    """How many bytes of a safetensors file hold its header, given its first PROBE_BYTES; 0 where it is no such file."""
-    if len(probe) < 8:
-        return 0
-    (length,) = struct.unpack("<Q", probe[:8])
-    return 8 + length if length <= min(MAX_HEADER_BYTES, file_size - 8) else 0
-
-
-def parse_safetensors_header(prefix: bytes, file_size: int) -> dict[str, TensorInfo]:
-    """The tensors that a safetensors file of `file_size` bytes says it holds.
-
-    prefix: its first bytes, at least 8 and the header.
-    Source: https://github.com/huggingface/safetensors#format. Like the format's own reader it wants the tensors to
-    cover the data without overlap, gap or rest.
-    Raises:
-        ModelError: the file is cut off, or its header is not one; the message says what, not in which file.
-    """
-    if prefix.startswith(b"version https://git-lfs"):
-        raise _truncated("is a Git LFS pointer, not the weights", "Run `git lfs pull` in the model's repository.")
-    if file_size < 8 or len(prefix) < 8:
-        raise _truncated(f"is cut off: {file_size} bytes are less than any safetensors file has")
-    (length,) = struct.unpack("<Q", prefix[:8])
-    if length > MAX_HEADER_BYTES:
-        raise _broken(f"is no safetensors file: its header would be {length:,} bytes, {MAX_HEADER_BYTES:,} is the most")
-    if length > file_size - 8:
-        raise _truncated(f"is cut off: its header is {length:,} bytes, the whole file {file_size:,}")
-    if len(prefix) < 8 + length:
-        raise _broken(f"has a header of {length:,} bytes, of which only {len(prefix) - 8:,} were read")
-    tensors = _header_entries(prefix[8 : 8 + length])
-    _check_offsets(tensors, file_size - 8 - length)
-    return tensors
-
-
-def _header_entries(header: bytes) -> dict[str, TensorInfo]:
-    tensors = {}
-    try:
-        for name, raw in msgspec.json.decode(header.decode(), type=dict[str, msgspec.Raw]).items():
-            if name == "__metadata__":
-                continue
-            entry = msgspec.json.decode(raw, type=_Entry)
-            start, end = entry.data_offsets
-            tensors[name] = TensorInfo(dtype=entry.dtype, shape=entry.shape, start=start, end=end)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _broken(f"has a broken header: {error}") from error
-    return tensors
-
-
-def _check_offsets(tensors: Mapping[str, TensorInfo], data_size: int) -> None:
-    reached = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
-        bits = _DTYPE_BITS.get(tensor.dtype)
-        if bits is None:
-            raise _broken(f"has a broken header: tensor {name!r} is of the unknown type {tensor.dtype!r}")
-        if tensor.start != reached:
-            fault = "overlaps the one before it" if tensor.start < reached else "leaves a gap before it"
-            raise _broken(f"has a broken header: tensor {name!r} {fault} (at byte {tensor.start:,})")
-        needed = math.prod(tensor.shape) * bits
-        if needed != (tensor.end - tensor.start) * 8:
-            raise _broken(
-                f"has a broken header: tensor {name!r} of {tensor.dtype} {list(tensor.shape)} can't be "
-                f"{tensor.end - tensor.start} bytes long"
-            )
-        reached = tensor.end
-    if reached > data_size:
-        raise _truncated(f"is cut off: its tensors need {reached:,} bytes, {data_size:,} are there")
-    if reached < data_size:
-        raise _broken(f"has {data_size - reached:,} bytes behind its last tensor")
-
-
-def _truncated(problem: str, fix: str = "Download or copy the file again.") -> DamagedWeightsError:
-    return DamagedWeightsError("truncated-weights", problem, fix)
-
-
-def _broken(problem: str) -> DamagedWeightsError:
-    return DamagedWeightsError("broken-header", problem, "Download or copy the file again.")
-
-
 # -- weight files --------------------------------------------------------------------------------------------------
 
 
-def _tensors(files: ModelFiles, key: str, problems: list[ModelProblem]) -> dict[str, TensorInfo]:
+def _tensors(files: ModelFiles, problems: list[ModelProblem]) -> dict[str, TensorInfo]:
     """The tensors of all weight files together; each file that is missing or damaged is a problem."""
     index = _index(files, problems)
     names = _safetensors_files(files, index)
     if not names:
         if not any(problem.kind == "broken-index" for problem in problems):
-            problems.append(_no_safetensors(files, key))
+            problems.append(_no_safetensors(files))
         return {}
     by_file: dict[str, dict[str, TensorInfo]] = {}
     for name in names:
@@ -511,12 +283,13 @@ def _pickles(files: ModelFiles) -> list[str]:
     )
 
 
-def _no_safetensors(files: ModelFiles, key: str) -> ModelProblem:
+def _no_safetensors(files: ModelFiles) -> ModelProblem:
     if pickles := _pickles(files):
         return ModelProblem(
             kind="only-pickle",
             problem=f"The weights are only there as pickle ({pickles[0]}), which can run code when it is loaded.",
-            fix=f"Run `oneseek models convert {key}` once; it writes model.safetensors.",
+            fix="If you trust them, convert them once with transformers: "
+            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR) writes model.safetensors.",
         )
     others = sorted(name for name in files.sizes if name.endswith((".safetensors", ".gguf")))
     return ModelProblem(

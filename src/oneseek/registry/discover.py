@@ -15,15 +15,14 @@ from oneseek.files.durable import sha256_bytes, sha256_file
 from oneseek.names import SLUG, collisions
 from oneseek.registry.capabilities import (
     JSON_FILES,
-    PROBE_BYTES,
     ModelFiles,
     ModelInfo,
     ModelProblem,
     chat_template,
-    header_bytes_needed,
     model_info,
     with_problem,
 )
+from oneseek.registry.safetensors import PROBE_BYTES, header_bytes_needed
 
 _SPECIAL = (SLUG, "oneseek-certified")
 _MARKS = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")

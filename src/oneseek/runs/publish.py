@@ -20,7 +20,7 @@ from oneseek.files.durable import copy_file, copy_tree, point, storage_errors, w
 from oneseek.files.layout import Results, RunDirectory
 from oneseek.journal.file import read
 from oneseek.names import format_version, version_of_file, versioned
-from oneseek.registry.capabilities import parse_safetensors_header
+from oneseek.registry.safetensors import parse_safetensors_header
 
 
 def publish(directory: RunDirectory, state: RunState) -> None:

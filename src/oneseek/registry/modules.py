@@ -1,0 +1,115 @@
+"""Which modules of a model LoRA can adapt, read from the names and shapes of its tensors. No family is named here."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+
+from oneseek.registry.safetensors import TensorInfo
+
+FLOATING = ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
+
+
+class LinearModule(msgspec.Struct, frozen=True, kw_only=True):
+    """A linear map that LoRA can adapt: the last segment of its name, and how many places have it in this shape.
+
+    `conv1d`: its weight is stored (in, out) as in GPT-2, not (out, in).
+    """
+
+    name: str
+    in_features: int
+    out_features: int
+    count: int
+    conv1d: bool
+
+    def parameters_at(self, rank: int) -> int:
+        """Trainable parameters of LoRA at `rank` on all its places: A is (rank, in), B is (out, rank)."""
+        return self.count * rank * (self.in_features + self.out_features)
+
+
+def linear_modules(tensors: Mapping[str, TensorInfo]) -> tuple[LinearModule, ...]:
+    """The decoder's linear modules, one entry for each name and shape, sorted.
+
+    A decoder linear is a 2-D floating-point `<path>.weight` with a layer number in its path that is no embedding, norm
+    or router, and no expert of a mixture: transformers fuses those into one 3-D parameter when it loads them.
+    """
+    weights = linear_weights(tensors)
+    conv1d = _stores_input_first(weights, tensors)
+    places: Counter[tuple[str, int, int]] = Counter()
+    for path, (rows, columns) in weights.items():
+        fan_in, fan_out = (rows, columns) if conv1d else (columns, rows)
+        places[path.rsplit(".", 1)[-1], fan_in, fan_out] += 1
+    return tuple(
+        LinearModule(name=name, in_features=fan_in, out_features=fan_out, count=count, conv1d=conv1d)
+        for (name, fan_in, fan_out), count in sorted(places.items())
+    )
+
+
+def fused_experts(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """Expert weights, which become 3-D parameters in the loaded model and are not LoRA-able in this release.
+
+    Stored fused they go by their tensor's name, stored one by one by `….experts.*.w1`.
+    """
+    found = set()
+    for name, tensor in tensors.items():
+        path = name.removesuffix(".weight")
+        if _in_a_layer(path) and tensor.dtype in FLOATING:
+            if _EXPERT.search(path) and len(tensor.shape) == 2:
+                found.add(_EXPERT.sub(".experts.*", path))
+            elif len(tensor.shape) == 3 and "conv" not in path:
+                found.add(path)
+    return tuple(sorted(found))
+
+
+_EXPERT = re.compile(r"\.experts\.\d+(?=\.|$)")
+
+
+def linear_weights(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, int]]:
+    """Path and stored shape of every decoder linear."""
+    matrices = {
+        name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
+        for name, tensor in tensors.items()
+        if name.endswith(".weight") and len(tensor.shape) == 2 and tensor.dtype in FLOATING
+    }
+    return {
+        path: shape
+        for path, shape in matrices.items()
+        if _in_a_layer(path) and not _EXPERT.search(path) and not _is_something_else(path)
+    }
+
+
+def _in_a_layer(path: str) -> bool:
+    return any(segment.isdecimal() for segment in path.split("."))
+
+
+def _is_something_else(path: str) -> bool:
+    last = path.rsplit(".", 1)[-1].lower()
+    embedding = "embed" in path.lower() or last in ("wte", "wpe")
+    norm = "norm" in last or re.fullmatch(r"ln(_.*)?", last) is not None
+    router = last in ("gate", "router", "shared_expert_gate") or ".router." in path
+    return embedding or norm or router
+
+
+def _stores_input_first(weights: Mapping[str, tuple[int, int]], tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the model keeps weights (in, out), as GPT-2's Conv1D does: its biases are as long as the rows are wide.
+
+    Square weights say nothing; one bias as long as the other side says no.
+    """
+    says_so = False
+    for path, (rows, columns) in weights.items():
+        bias = tensors.get(f"{path}.bias")
+        if bias is None or len(bias.shape) != 1 or rows == columns:
+            continue
+        if bias.shape[0] != columns:
+            return False
+        says_so = True
+    return says_so
+
+
+def is_buffer(name: str, tensor: TensorInfo) -> bool:
+    """Older checkpoints carry causal masks and rotary frequencies; they are no parameters."""
+    last = name.rsplit(".", 1)[-1]
+    return last in ("inv_freq", "masked_bias") or (last == "bias" and len(tensor.shape) > 2)
