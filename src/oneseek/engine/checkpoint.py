@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from oneseek.engine.interface import checkpoint_directory
 from oneseek.errors import WorkerFailed
-from oneseek.files.durable import TEMP_SUFFIX, storage_errors, sync_directory
+from oneseek.files.durable import TEMP_SUFFIX, remove_directory, storage_errors, write_directory
 
 MANIFEST = "manifest.json"
 
@@ -77,34 +75,9 @@ def prune(directory: Path, keep: Collection[int]) -> None:
         checkpoint = checkpoint_directory(directory, epoch)
         leftover = checkpoint.with_name(f"{checkpoint.name}.old{TEMP_SUFFIX}")
         with storage_errors(checkpoint):
-            _remove(leftover)
+            remove_directory(leftover)
             checkpoint.rename(leftover)  # never a checkpoint with half of its files
-            _remove(leftover)
-
-
-def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
-    """Make `target` a directory of exactly `files` (names may have folders), in one rename, all of it on disk.
-
-    A `target` that is there is set aside first and removed after; between the two there is none, never a mixture.
-
-    Raises:
-        StorageError: it could not be written.
-    """
-    temporary = target.with_name(target.name + TEMP_SUFFIX)
-    replaced = target.with_name(f"{target.name}.old{TEMP_SUFFIX}")
-    with storage_errors(target):
-        _remove(temporary)
-        _remove(replaced)
-        temporary.mkdir(parents=True)
-        for name, data in files.items():
-            _write_file(temporary / name, data)
-        for folder in sorted({temporary, *((temporary / name).parent for name in files)}, reverse=True):
-            sync_directory(folder)
-        if target.exists():
-            target.rename(replaced)
-        temporary.rename(target)
-        sync_directory(target.parent)
-        _remove(replaced)
+            remove_directory(leftover)
 
 
 def _manifest(files: Mapping[str, bytes]) -> bytes:
@@ -153,16 +126,3 @@ def _epochs(directory: Path) -> set[int]:
         return set()
     names = (re.fullmatch(r"epoch-([1-9]\d*)", path.name) for path in directory.iterdir())
     return {int(name[1]) for name in names if name}
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _remove(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)

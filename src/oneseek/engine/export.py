@@ -9,9 +9,9 @@ from pathlib import Path
 import safetensors
 
 from oneseek.certificate.tensors import Tensor, tensors_digest
-from oneseek.engine.checkpoint import write_directory
 from oneseek.engine.interface import Exported
 from oneseek.errors import WorkerFailed
+from oneseek.files.durable import write_directory
 
 PREFIX = "base_model.model."  # PEFT writes the model as it sees it, wrapped twice
 LORA_A = ".lora_A.weight"

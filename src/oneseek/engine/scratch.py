@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from oneseek.chat.render import ChatTemplate
 from oneseek.engine.base_model import load_base_model
-from oneseek.engine.checkpoint import write_directory
 from oneseek.engine.examples import load_tokenizer
 from oneseek.engine.lora import attach, load_adapter_state
 from oneseek.errors import ModelError
+from oneseek.files.durable import write_directory
 from oneseek.registry.discover import describe
 
 Family = Literal["llama", "qwen2", "mistral"]

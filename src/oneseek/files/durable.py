@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,37 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
+def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
+    """Make `target` a directory of exactly `files` (names may have folders), in one rename, all of it on disk.
+
+    A `target` that is there is set aside first and removed after; between the two there is none, never a mixture.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    temporary = target.with_name(target.name + TEMP_SUFFIX)
+    replaced = target.with_name(f"{target.name}.old{TEMP_SUFFIX}")
+    with storage_errors(target):
+        remove_directory(temporary)
+        remove_directory(replaced)
+        temporary.mkdir(parents=True)
+        for name, data in files.items():
+            _write_file(temporary / name, data)
+        for folder in sorted({temporary, *((temporary / name).parent for name in files)}, reverse=True):
+            sync_directory(folder)
+        if target.exists():
+            target.rename(replaced)
+        temporary.rename(target)
+        sync_directory(target.parent)
+        remove_directory(replaced)
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove a directory and what is in it, if it is there."""
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
 def copy_tree(source: Path, target: Path) -> None:
     """Make `target` a copy of the directory `source`, by way of `target.tmp`; an existing `target` is left alone."""
     if target.exists():
@@ -137,6 +168,14 @@ def point(link: Path, target: str) -> None:
         shutil.rmtree(link)
     temporary.replace(link)
     sync_directory(link.parent)
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sha256_bytes(data: bytes) -> str:
