@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneseek.config.parse import ConfigProblem, parse
-from oneseek.config.reference import setting_of, settings
+from oneseek.config.reference import number_text, setting_of, settings
 from oneseek.config.schema import MODEL_OVERRIDABLE, TrainingConfig
 
 
@@ -32,7 +32,7 @@ def test_a_number_out_of_bounds_is_said_with_its_value_and_its_range() -> None:
         field="training.num_epochs",
         value=-1,
         problem="training.num_epochs is -1.",
-        fix="Set training.num_epochs to a whole number greater than 0 (recommended 1 to 10).",
+        fix="Set training.num_epochs to a whole number greater than 0 and at most 1000000 (recommended 1 to 10).",
     )
 
 
@@ -52,6 +52,86 @@ def test_text_that_is_a_number_is_taken_where_a_number_belongs(
 
     assert problems == ()
     assert getattr(getattr(config, section), field) == taken
+
+
+@pytest.mark.parametrize("field", [setting.field for setting in settings().values() if "number" in setting.kind])
+def test_every_number_is_bounded_on_both_sides_by_what_canonical_json_can_write(field: str) -> None:
+    words = " and ".join(settings()[field].bounds)
+    section, _, name = field.rpartition(".")
+
+    raw: dict[str, Any] = {name: 2**53}
+    for part in reversed(section.split(".")):
+        raw = {part: raw}
+
+    assert "than" in words.replace("less than", "") or "at least" in words
+    assert "less than" in words or "at most" in words
+    assert [(problem.kind, problem.field) for problem in parse(raw)[1]] == [("bound", field)]
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+@pytest.mark.parametrize("negative", [False, True])
+def test_a_number_of_hundreds_of_digits_is_out_of_bounds_and_can_still_be_said(digits: int, negative: bool) -> None:
+    huge = -(10**digits) if negative else 10**digits
+
+    problem = only_problem({"data": {"max_length": huge}})
+
+    assert (problem.kind, problem.field) == ("bound", "data.max_length")
+    assert len(problem.problem) < 150
+
+
+def test_numbers_are_written_as_people_write_them_however_large() -> None:
+    assert [number_text(value) for value in (0.0005, 1e-5, 10.0, 10**15, 1e20, 0)] == [
+        "0.0005", "1e-05", "10", "1000000000000000", "1e+20", "0",
+    ]  # fmt: skip
+    assert number_text(10**400) == "1" + "0" * 400
+
+
+TEXTS = ("data.dataset", "data.validation_dataset", "output.directory", "output.version", "model.name")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "caf\udce9.jsonl"])
+@pytest.mark.parametrize("field", [*TEXTS, "model.base_models", "lora.target_modules"])
+def test_text_that_no_file_name_or_json_can_hold_is_refused(field: str, text: str) -> None:
+    section, name = field.split(".")
+    given = [text] if field not in TEXTS else text
+
+    problem = only_problem({section: {name: given}})
+
+    assert problem.field == field
+    assert problem.problem.isprintable()
+    problem.problem.encode()
+
+
+@pytest.mark.parametrize("key", ["\ud800", "a\0b"])
+@pytest.mark.parametrize("at", [(), ("training",), ("per_model",)])
+def test_a_key_that_cannot_be_written_is_refused_in_words_that_can(at: tuple[str, ...], key: str) -> None:
+    raw: dict[str, Any] = {key: {"lora": {"r": 4}}}
+    for part in at:
+        raw = {part: raw}
+
+    problem = only_problem(raw)
+
+    assert problem.kind == "unknown"
+    assert f"{problem.field}{problem.problem}{problem.fix}".isprintable()
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("my model,plain", ("my model", "plain")),
+        (" a , b,", ("a", "b")),
+        ("a b", ("a b",)),
+        (["my model", "a,b"], ("my model", "a,b")),
+        (("plain",), ("plain",)),
+        ("", ()),
+    ],
+)
+def test_text_is_split_at_commas_alone_and_a_list_is_taken_as_it_is(given: Any, names: tuple[str, ...]) -> None:
+    config, problems = parse({"model": {"base_models": given}, "lora": {"target_modules": given or "x"}})
+
+    assert problems == ()
+    assert config.model.base_models == names
+    assert config.lora.target_modules == (names or ("x",))
 
 
 @pytest.mark.parametrize("value", ["abc", True, False, None, [1], {"a": 1}, 1.5, ""])

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from oneseek.engine.interface import Assignment
+from oneseek.errors import TrainingFailed
 from oneseek.events import AnyEvent, EpochFinished, ModelFailed, ModelVerified, ProgressReported, WorkerRestarted
 from oneseek.executors.crew import Crew, Outbox, Worker
 from oneseek.executors.inline import InlineWorker
@@ -197,6 +200,72 @@ def test_a_worker_whose_run_is_gone_ends_by_itself(town: Town, tmp_path: Path) -
 
     process.wait(timeout=10)
     worker.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a stopped process with its parent")
+def test_even_a_frozen_worker_ends_with_its_run(town: Town, tmp_path: Path) -> None:
+    town.script("alfa-1b", {"step_seconds": 60})
+    code = """
+import os, signal, sys
+from pathlib import Path
+import msgspec
+from oneseek.engine.interface import Assignment
+from oneseek.executors.processes import ProcessWorker
+assignment = msgspec.json.decode(sys.argv[1], type=Assignment)
+worker = ProcessWorker(assignment, lambda message: None, Path(sys.argv[2]))
+while not (Path(assignment.directory) / "worker.lock").exists():
+    pass
+os.kill(worker._process.pid, signal.SIGSTOP)
+print(worker._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    told = msgspec.json.encode(assignment(town, "alfa-1b", tmp_path)).decode()
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, told, str(tmp_path / "log")], capture_output=True, text=True, check=False
+    )
+
+    pid = int(done.stdout)
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+
+
+def test_a_worker_that_dies_between_two_commands_is_replaced_at_once(town: Town, tmp_path: Path) -> None:
+    town.script("beta-1b", {"step_seconds": 0.3})
+
+    with crew(town, processes(tmp_path)) as hired:
+        list(hired.prepare())
+        for event in hired.train_epoch(1, rates(1), ()):
+            if isinstance(event, EpochFinished) and event.model == "alfa-1b":
+                os.kill(pid_of(hired, "alfa-1b"), signal.SIGKILL)
+        began = time.monotonic()
+        second = finished(list(hired.train_epoch(2, rates(2), ())))
+
+    assert set(second) == set(KEYS)
+    assert time.monotonic() - began < 15  # `silence` is 30
+
+
+def test_what_lies_where_the_command_was_typed_is_not_imported(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "filelock.py").write_text("raise SystemExit('evil')")
+    monkeypatch.chdir(tmp_path)
+
+    with crew(town, processes(tmp_path)) as hired:
+        list(hired.prepare())
+
+    assert set(hired.prepared) == set(KEYS)
+
+
+def test_what_is_no_models_fault_ends_the_work_and_names_the_cause(town: Town, tmp_path: Path) -> None:
+    (tmp_path / "work").write_text("a file where the workers' directory should be")
+
+    with crew(town, processes(tmp_path), directory=tmp_path / "work") as hired, pytest.raises(TrainingFailed) as failed:
+        list(hired.prepare())
+
+    assert "work" in failed.value.problem
 
 
 def test_closing_a_crew_leaves_no_process(town: Town, tmp_path: Path) -> None:

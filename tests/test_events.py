@@ -5,6 +5,7 @@ import typing
 import pytest
 
 from oneseek.config.schema import TrainingConfig
+from oneseek.errors import JournalDamaged
 from oneseek.events import (
     DISPLAY_ONLY,
     AnyEvent,
@@ -172,7 +173,7 @@ def test_a_finished_run_is_over() -> None:
 
 
 def test_a_journal_begins_with_run_accepted_and_holds_it_once() -> None:
-    with pytest.raises(ValueError, match="begins with RunAccepted"):
+    with pytest.raises(JournalDamaged, match="begins with RunAccepted"):
         replay([RunPlanned(models=(), unprepared={}, at_once=1, rank_by="val_loss", excluded_validation_rows=())])
-    with pytest.raises(ValueError, match="once"):
+    with pytest.raises(JournalDamaged, match="once"):
         replay([accepted(), accepted()])

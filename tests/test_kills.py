@@ -23,10 +23,12 @@ REAL = pytest.mark.xdist_group("real kills")
 ONESEEK = [sys.executable, "-m", "oneseek"]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_scripted_runs_survive_75_kills_bit_for_bit(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("kills", "seed", "executor"), [*((75, seed, "inline") for seed in range(4)), (15, 4, "local")]
+)
+def test_scripted_runs_survive_every_kill_bit_for_bit(tmp_path: Path, kills: int, seed: int, executor: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "support.storm", str(tmp_path), "75", str(seed)],
+        [sys.executable, "-m", "support.storm", str(tmp_path), str(kills), str(seed), executor],
         cwd=HERE,
         capture_output=True,
         text=True,
@@ -36,8 +38,8 @@ def test_scripted_runs_survive_75_kills_bit_for_bit(tmp_path: Path, seed: int) -
 
     assert done.returncode == 0, done.stderr
     left = json.loads(done.stdout)
-    assert left["killed"] >= 75
-    assert (left["differences"], left["temporary"], left["unfinished"]) == ([], [], [])
+    assert left["killed"] >= kills
+    assert [left[what] for what in ("differences", "temporary", "unfinished", "orphans")] == [[]] * 4
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,7 @@ def test_real_runs_survive_thirty_kills_bit_for_bit(real_town: Town) -> None:
 def test_ctrl_c_is_recorded_and_the_run_goes_on_to_the_same_bits(real_town: Town) -> None:
     before = all_runs(real_town)
     process = train(real_town)
-    while not ((directory := only_run(real_town, before)) and (directory.work / "alfa-1b" / "epoch-1").exists()):
+    while not ((directory := only_run(real_town, before)) and (directory.worker("alfa-1b") / "epoch-1").exists()):
         assert process.poll() is None
         time.sleep(0.05)
 
@@ -152,7 +154,8 @@ def test_ctrl_c_is_recorded_and_the_run_goes_on_to_the_same_bits(real_town: Town
     resumed = ended(start(real_town, "resume", directory.run_id))
 
     assert code == 130
-    assert f"oneseek resume {directory.run_id}" in said
+    assert "oneseek resume" in said
+    assert directory.run_id in said
     assert interrupted.status == "interrupted"
     assert resumed == (0, "")
     assert runs.describe(directory).status == "completed"

@@ -62,7 +62,7 @@ def test_every_setting_is_in_the_table_once_with_its_default_and_range() -> None
     rows = [line for line in lines if line.startswith("| `")]
     assert len(rows) == len(reference.settings())
     assert (
-        "| `num_epochs` | a whole number greater than 0 | `3` | 1 to 10 epochs | "
+        "| `num_epochs` | a whole number greater than 0 and at most 1000000 | `3` | 1 to 10 epochs | "
         "Passes over the training rows. Auto-stop may end a run earlier. |"
     ) in rows
     assert [line for line in lines if line.startswith("- `per_model.")] != []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from oneseek import runs
 from oneseek.engine.interface import Prepared
 from oneseek.engine.scripted import ScriptedTrainer
-from oneseek.errors import Failed, RunError, TrainingFailed
+from oneseek.errors import Failed, RunError, StorageError, TrainingFailed
 from oneseek.events import (
     AutoStopTriggered,
     CheckpointDamaged,
@@ -27,9 +29,11 @@ from oneseek.events import (
     RunPlanned,
     RunStopped,
     WeightsAdjusted,
+    WorkerRestarted,
 )
 from oneseek.events.state import RunState
 from oneseek.events.wire import wire
+from oneseek.files.durable import LinksUnsupportedError, copy_tree
 from oneseek.journal.file import read
 from oneseek.journal.record import Record
 from oneseek.names import run_id
@@ -323,8 +327,8 @@ def test_resume_refuses_what_has_changed_and_names_it(town: Town, changed: str) 
     with pytest.raises(RunError) as refused:
         runs.resume(directory)
 
-    named = {"dataset": "rows.jsonl has changed", "weights": "the weights of the base model beta-1b has changed"}
-    named |= {"config": "the config of the base model beta-1b", "gone": "beta-1b is gone"}
+    named = {"dataset": "rows.jsonl has changed", "weights": "of the base model beta-1b, the weights changed"}
+    named |= {"config": "of the base model beta-1b, the config.json changed", "gone": "beta-1b is gone"}
     assert named[changed] in refused.value.problem
     assert not runs.is_running(directory)
 
@@ -484,3 +488,185 @@ def test_every_record_of_a_run_has_a_wire_form_that_is_json(town: Town) -> None:
     json.dumps(shown, allow_nan=False)
     assert shown[0]["multiModelMode"] is True
     assert shown[-1]["type"] == "training_complete"
+
+
+def full(*_: object, **__: object) -> None:
+    raise StorageError("The disk is full.", "Free some space, then try again.")
+
+
+def stop_after(epoch: int) -> Callable[[Record, RunState], None]:
+    """Breaks a run off behind the commit of an epoch."""
+
+    def interrupt(record: Record, state: RunState) -> None:
+        if isinstance(record.event, EpochCommitted) and record.event.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_a_full_disk_in_a_worker_fails_the_run_and_quarantines_nobody(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, _ = town.train()
+    with monkeypatch.context() as broken:
+        broken.setattr("oneseek.engine.checkpoint.write", full)
+        with town.submit() as run, pytest.raises(TrainingFailed, match="disk is full"):
+            runs.train(run)
+    failed = runs.describe(run.directory)
+
+    state = town.resume(run.directory)
+
+    assert failed.status == "failed"
+    assert failed.state is not None
+    assert failed.state.quarantined == {}
+    assert state.status == "completed"
+    assert adapters(run.directory) == adapters(undisturbed)
+
+
+def test_a_run_that_failed_for_all_models_can_be_tried_again_when_the_cause_is_gone(town: Town) -> None:
+    for name in ("alfa-1b", "beta-1b"):
+        town.script(name, {"fail": {"epoch": 2, "kind": "out_of_memory", "times": 1}})
+    with town.submit() as run, pytest.raises(TrainingFailed):
+        runs.train(run)
+
+    state = town.resume(run.directory)
+
+    assert (state.status, state.live) == ("completed", ("alfa-1b", "beta-1b"))
+
+
+def test_runs_of_the_old_system_and_other_peoples_files_are_left_alone(town: Town) -> None:
+    old = town.results.runs / "run-20251123-001234"
+    old.mkdir(parents=True)
+    (old / "oneseek_dna.json").write_text("{}")
+    (town.results.runs / "run-notes.txt").write_text("mine")
+    (town.results.runs / "run-20251123-001235").mkdir()
+    (town.results.newest_adapter("alfa-1b")).mkdir(parents=True)
+    (town.results.newest_adapter("alfa-1b") / "adapter_model.bin").write_text("old")
+
+    town.train(training__num_epochs=1)
+
+    assert (old / "oneseek_dna.json").exists()
+    assert (town.results.runs / "run-notes.txt").exists()
+    assert not (town.results.runs / "run-20251123-001235").exists()
+    assert (town.results.adapters / "alfa-1b-adapter-before" / "adapter_model.bin").exists()
+    assert town.results.newest_adapter("alfa-1b").is_symlink()
+
+
+def test_where_links_cannot_be_made_copies_and_a_pointer_stand_for_them(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(link: Path, target: str) -> None:
+        raise LinksUnsupportedError(str(link))
+
+    monkeypatch.setattr("oneseek.runs.publish.point", unsupported)
+
+    first, _ = town.train("alfa-1b", training__num_epochs=1)
+    second, _ = town.train("alfa-1b", training__num_epochs=1, training__seed=3)
+
+    newest = town.results.newest_adapter("alfa-1b")
+    assert not newest.is_symlink()
+    assert (newest / "adapter_model.safetensors").read_bytes() == adapters(second)["alfa-1b"]
+    assert adapters(first) != adapters(second)
+    assert town.results.current.read_text().strip() == "oneseek-7b-zero"
+    assert not list(town.results.adapters.glob("*-before*"))
+
+
+def test_a_copy_that_went_wrong_is_found_before_anything_points_to_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaging(source: Path, target: Path) -> None:
+        copy_tree(source, target)
+        file = target / "adapter_model.safetensors"
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(bytes(data))
+
+    with monkeypatch.context() as broken:
+        broken.setattr("oneseek.runs.publish.copy_tree", damaging)
+        with town.submit("alfa-1b", training__num_epochs=1) as run, pytest.raises(StorageError, match="alfa-1b") as bad:
+            runs.train(run)
+
+    assert "remove that directory" in bad.value.fix
+    assert not town.results.newest_adapter("alfa-1b").exists()
+
+
+def test_a_base_model_that_changes_during_the_run_is_not_certified(town: Town) -> None:
+    def change(record: Record, state: RunState) -> None:
+        if isinstance(record.event, EpochCommitted):
+            config = town.home.models / "beta-1b" / "config.json"
+            config.write_text(config.read_text() + " ")
+
+    with town.submit(training__num_epochs=1, watch=change) as run, pytest.raises(RunError, match="beta-1b"):
+        runs.train(run)
+
+    assert runs.describe(run.directory).status == "failed"
+
+
+def test_a_model_that_is_verified_is_not_quarantined_too(town: Town) -> None:
+    with town.submit(watch=stop_after(1), training__num_epochs=1) as run, pytest.raises(KeyboardInterrupt):
+        runs.train(run)
+    town.script("beta-1b", {"fail": {"epoch": 0, "kind": "out_of_memory", "times": 1}})
+
+    town.resume(run.directory)
+
+    dna = load(run.directory.dna)
+    assert dna["baseModels"] == ["alfa-1b", "beta-1b"]
+    assert dna["quarantined"] == {}
+
+
+def test_a_worker_lost_while_it_prepares_for_a_resumed_run_is_replaced(town: Town) -> None:
+    undisturbed, _ = town.train()
+    with town.submit(watch=stop_after(1)) as run, pytest.raises(KeyboardInterrupt):
+        runs.train(run)
+    town.script("beta-1b", {"fail": {"epoch": 0, "kind": "crashed", "times": 2}})
+
+    town.resume(run.directory)
+
+    assert len([event for event in events(run.directory) if isinstance(event, WorkerRestarted)]) == 2
+    assert adapters(run.directory) == adapters(undisturbed)
+
+
+def test_the_recipe_is_that_of_the_request_whoever_fell_out(town: Town) -> None:
+    whole, _ = town.train(training__num_epochs=1)
+    town.script("beta-1b", {"fail": {"epoch": 0, "kind": "out_of_memory"}})
+
+    without, _ = town.train(training__num_epochs=1)
+
+    assert load(whole.dna)["hashes"]["recipe"] == load(without.dna)["hashes"]["recipe"]
+
+
+def test_odd_things_among_the_runs_do_not_break_the_list(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=1)
+    (town.results.runs / "run-20200101-000000" / "journal.jsonl").mkdir(parents=True)
+    foreign = town.results.runs / "run-20200101-000001"
+    foreign.mkdir()
+    (foreign / "journal.jsonl").write_text("hello\n")
+
+    listed = {run.run_id: run.status for run in runs.list_runs(town.home)}
+
+    assert listed == {
+        directory.run_id: "completed",
+        "run-20200101-000000": "damaged",
+        "run-20200101-000001": "damaged",
+    }
+
+
+def test_a_model_may_be_called_like_one_of_our_own_files(town: Town) -> None:
+    town.add_model("stop")
+    town.add_model("logs")
+
+    directory, state = town.train("stop", "logs", training__num_epochs=1)
+
+    assert set(adapters(directory)) == {"stop", "logs"}
+    assert state.status == "completed"
+
+
+def test_a_run_whose_work_was_removed_by_hand_starts_over_to_the_same_bits(town: Town) -> None:
+    undisturbed, _ = town.train()
+    with town.submit(watch=stop_after(2)) as run, pytest.raises(KeyboardInterrupt):
+        runs.train(run)
+    shutil.rmtree(run.directory.work)
+
+    town.resume(run.directory)
+
+    assert adapters(run.directory) == adapters(undisturbed)

@@ -149,6 +149,12 @@ def test_a_variable_with_a_bracket_left_open_is_a_problem_among_the_others() -> 
     assert "ONESEEK_LORA__TARGET_MODULES" in answer.problems[0].problem
 
 
+def test_a_variable_names_models_with_spaces_in_them_between_commas() -> None:
+    answer = resolved(environment={"BASE_MODELS": "my model, plain"})
+
+    assert answer.config.model.selection == ("my model", "plain")
+
+
 def test_two_variables_for_one_setting_conflict() -> None:
     answer = resolved(environment={"BASE_MODELS": "a", "ONESEEK_MODEL__BASE_MODELS": "b"})
 
@@ -170,7 +176,7 @@ def test_assignments_become_nested_settings_and_the_last_one_wins() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["training.num_epochs", "=5", "training.=5", "", "a=[b"])
+@pytest.mark.parametrize("text", ["training.num_epochs", "=5", "training.=5", "", "a=[b", "a=[&x [*x]]"])
 def test_an_assignment_that_sets_nothing_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
         assignments([text])
@@ -202,6 +208,27 @@ def test_the_same_settings_can_be_written_in_three_formats(name: str, text: str,
 @pytest.mark.parametrize("name", ["a.yaml", "a.toml", "a.json"])
 def test_an_empty_file_sets_nothing(name: str, tmp_path: Path) -> None:
     assert load(written(tmp_path / name, "")) == {}
+
+
+def test_names_of_a_files_list_are_taken_as_they_are(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.yaml", "model: {base_models: [my model, plain]}")
+
+    assert resolved(file).config.model.selection == ("my model", "plain")
+
+
+def test_an_alias_may_be_used_beside_what_it_stands_for(tmp_path: Path) -> None:
+    text = "lora: &l {r: 4}\nper_model: {x: {lora: *l}}\nmodel: {name: &n x, base_models: [*n]}\n"
+
+    answer = resolved(written(tmp_path / "a.yaml", text))
+
+    assert (answer.problems, answer.config.model.selection) == ((), ("x",))
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "0x" + "f" * 9000])
+def test_an_endless_number_in_a_file_is_one_problem(number: str, tmp_path: Path) -> None:
+    answer = resolved(written(tmp_path / "a.yaml", f"data: {{max_length: {number}}}\n? {number}\n: 1\n"))
+
+    assert [problem.kind for problem in answer.problems] == ["unknown", "bound"]
 
 
 def test_a_section_without_settings_keeps_what_lies_below(tmp_path: Path) -> None:
@@ -268,6 +295,9 @@ def test_settings_that_quote_console_output_are_settings(tmp_path: Path) -> None
         ("a.yaml", "just words", "holds 'just words', not settings"),
         ("a.yaml", "a: &a {x: 1}\nb: [" + "*a, " * 25 + "]\n", "more than 24 aliases"),
         ("a.yaml", "\n" * 200_000 + "]", "line 200001"),
+        ("a.yaml", "model: &m {name: a, x: *m}\n", "line 1: 'm' stands for what it is part of"),
+        ("a.yaml", "model:\n  base_models: &l [*l]\n", "line 2: 'l' stands for what it is part of"),
+        ("a.yaml", "model: &m {name: a, x: {y: [*m]}}\n", "'m' stands for what it is part of"),
         ("a.ini", "x", "does not end in .yaml, .yml, .toml, .json"),
     ],
 )

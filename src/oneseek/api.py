@@ -49,13 +49,19 @@ def train(
         return runs.result(run.directory, run.state)
 
 
-def resume(run: str | Path, *, root: str | Path | None = None, watch: Watch = nobody) -> Result:
+def resume(
+    run: str | Path,
+    *,
+    root: str | Path | None = None,
+    models_dir: str | Path | None = None,
+    watch: Watch = nobody,
+) -> Result:
     """Go on with a run that was stopped or broken off, by its id or directory, to the same bits.
 
     Raises:
         RunError: it is complete, running, or its data or base models have changed.
     """
-    with runs.resume(runs.find(str(run), home(root)), watch) as taken_up:
+    with runs.resume(runs.find(str(run), home(root, models_dir)), watch) as taken_up:
         runs.train(taken_up)
         return runs.result(taken_up.directory, taken_up.state)
 

@@ -1,6 +1,6 @@
 """A storm of kills: runs of the scripted engine, each killed again and again until it is complete.
 
-    python -m support.storm DIRECTORY KILLS SEED
+    python -m support.storm DIRECTORY KILLS SEED inline|local
 
 Children are forked from a process that has imported everything, so that a kill costs milliseconds. Half of them die by
 SIGKILL after a random time, half on a drawn call of fsync or rename, just before or just after it: the instants at
@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from oneseek import runs
 from oneseek.events import EpochCommitted
 from oneseek.files.layout import RunDirectory
@@ -32,20 +34,22 @@ CURVES = {
     "beta-1b": {"val_losses": [4.0, 3.5, 3.0, 2.9], "bits_per_byte": [2.0, 1.75, 1.5, 1.4], "step_seconds": 0.002},
 }
 EPOCHS = 4
+_children: set[str] = set()
 
 
-def storm(town: Town, kills: int, seed: int) -> dict[str, Any]:
+def storm(town: Town, kills: int, seed: int, executor: str) -> dict[str, Any]:
     """Runs until `kills` children were killed; what differs from an undisturbed run, and what is left behind."""
     dice = random.Random(seed)
-    _grow_up(lambda: None, lambda: _train(town))
+    train = partial(_train, town, executor)
+    _grow_up(lambda: None, train)
     undisturbed = _runs(town)[0]
-    expected, hashes = adapters(undisturbed), _hashes(undisturbed)
-    seconds = _seconds(town)
+    expected, hashes = _published(town, undisturbed), _hashes(undisturbed)
+    seconds = _seconds(train)
     killed = complete = 0
     differences: list[str] = []
     while killed < kills:
         before = {directory.run_id for directory in _runs(town)}
-        killed += _grow_up(*_fate(dice, seconds, lambda: _train(town)))
+        killed += _grow_up(*_fate(dice, seconds, train))
         new = [directory for directory in _runs(town) if directory.run_id not in before]
         if not new:
             continue  # it was killed before it was accepted
@@ -57,16 +61,18 @@ def storm(town: Town, kills: int, seed: int) -> dict[str, Any]:
                 _grow_up(lambda: None, partial(_resume, town, directory))
         complete += 1
         commits = [r.event.epoch for r in read(directory.journal).records if isinstance(r.event, EpochCommitted)]
-        if adapters(directory) != expected or _hashes(directory) != hashes or commits != list(range(1, EPOCHS + 1)):
+        same = (_published(town, directory), _hashes(directory)) == (expected, hashes)
+        if not same or commits != list(range(1, EPOCHS + 1)):
             differences.append(directory.run_id)
-    _grow_up(lambda: None, lambda: _train(town))  # the next start sweeps what a killed one left
+    _grow_up(lambda: None, train)  # the next start sweeps what a killed one left
     paths = everything(town.home.models)
     return {
         "killed": killed,
         "complete": complete,
         "differences": differences,
         "temporary": sorted(path for path in paths if path.endswith(".tmp")),
-        "unfinished": sorted(path for path in paths if path.endswith((".reserved", "/work"))),
+        "orphans": _orphans(),
+        "unfinished": sorted(path for path in paths if path.endswith((".reserved", "/work", "-before"))),
     }
 
 
@@ -117,6 +123,7 @@ def _grow_up(prepare: Callable[[], None], work: Callable[[], None]) -> int:
         RuntimeError: it failed in another way.
     """
     child = os.fork()
+    _children.add(str(child))
     if child == 0:
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process like SIGKILL: nothing is tidied up
@@ -134,17 +141,17 @@ def _grow_up(prepare: Callable[[], None], work: Callable[[], None]) -> int:
     return 0
 
 
-def _train(town: Town) -> None:
-    town.train(training__num_epochs=EPOCHS)
+def _train(town: Town, executor: str) -> None:
+    town.train(training__num_epochs=EPOCHS, execution__executor=executor)
 
 
 def _resume(town: Town, directory: RunDirectory) -> None:
     town.resume(directory)
 
 
-def _seconds(town: Town) -> float:
+def _seconds(train: Callable[[], None]) -> float:
     began = time.monotonic()
-    _grow_up(lambda: None, lambda: _train(town))
+    _grow_up(lambda: None, train)
     return time.monotonic() - began
 
 
@@ -153,8 +160,34 @@ def _runs(town: Town) -> list[RunDirectory]:
     return [RunDirectory(path) for path in sorted(found) if begins(path / "journal.jsonl")]
 
 
+def _published(town: Town, directory: RunDirectory) -> Any:
+    """The bytes of everything that a run leaves for others, by model."""
+    state = runs.describe(directory).state
+    assert state is not None
+    version = state.accepted.version
+    return {
+        key: (
+            adapter,
+            town.results.weights_file(version, key).read_bytes(),
+            (town.results.versioned_adapter(version, key) / "adapter_model.safetensors").read_bytes(),
+            town.results.metadata(version).exists(),
+        )
+        for key, adapter in adapters(directory).items()
+    }
+
+
 def _hashes(directory: RunDirectory) -> Any:
     return json.loads(directory.dna.read_text())["hashes"]
+
+
+def _orphans() -> list[int]:
+    """Workers of our children that are still there 10 s after the last of them is gone."""
+    deadline = time.monotonic() + 10
+    while alive := [p.pid for p in psutil.process_iter(["cmdline"]) if _children & set((p.info["cmdline"] or [])[-1:])]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return alive
 
 
 def main() -> None:
@@ -164,7 +197,7 @@ def main() -> None:
         town.add_model(name, curve)
     rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(20)]
     town.dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(json.dumps(storm(town, kills, seed)))
+    print(json.dumps(storm(town, kills, seed, sys.argv[4])))
 
 
 if __name__ == "__main__":

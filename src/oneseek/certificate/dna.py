@@ -34,12 +34,10 @@ _PATHS = ("dataset", "validation_dataset")
 
 def recipe(state: RunState) -> dict[str, Any]:
     """Everything that the weights follow from: settings, rows with their split, base models with their targets."""
-    if state.planned is None:
-        raise ValueError("A run has a recipe when it is planned.")
     config = {name: section for name, section in state.config.items() if name not in _NOT_TRAINING}
     config["data"] = {name: value for name, value in config["data"].items() if name not in _PATHS}
     config["data"]["strategy"] = state.accepted.dataset.strategy
-    targets = {plan.key: list(plan.target_modules) for plan in state.planned.models}
+    config["per_model"] = {key: part for key, part in config["per_model"].items() if key in state.keys}
     return {
         "config": config,
         "rows": {"format": state.accepted.dataset.format, "sha256": state.accepted.dataset.rows_sha256},
@@ -49,7 +47,7 @@ def recipe(state: RunState) -> dict[str, Any]:
                 "config": model.config_sha256,
                 "tokenizer": model.tokenizer_sha256,
                 "template": model.template_sha256,
-                "target_modules": targets.get(model.key, []),
+                "target_modules": list(model.target_modules),
             }
             for model in state.accepted.models
         },

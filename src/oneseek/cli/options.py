@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from oneseek.config.schema import TrainingConfig
+from oneseek.config.schema import TrainingConfig, split_list
 from oneseek.config.sources import assignments
 
 # Flags that are settings: the flag, the setting, and what stands in help for the value.
@@ -32,7 +32,10 @@ _LISTS = ("--base-models", "--target-modules")
 
 
 class ListsCommand(click.Command):
-    """`--base-models A B C`, `--base-models A,B` and `--base-models A --base-models B` all mean the same."""
+    """`--base-models A B`, `--base-models A,B` and `--base-models A --base-models B` all mean the same.
+
+    A space inside one argument, as in `--base-models "my model"`, is part of the name.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         spread: list[str] = []
@@ -87,7 +90,7 @@ def given(values: Mapping[str, Any], assigned: Iterable[str]) -> dict[str, Any]:
     for flag, field, _ in SETTINGS:
         value = values[_parameter(flag)]
         if value not in (None, ()):
-            flags[field] = list(value) if flag in _LISTS else value
+            flags[field] = [name for text in value for name in split_list(text)] if flag in _LISTS else value
     return flags
 
 

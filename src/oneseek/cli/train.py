@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import click
 from oneseek import runs
 from oneseek.api import home
 from oneseek.cli import options
-from oneseek.cli.watching import watching
+from oneseek.cli.watching import how_to_go_on, watching
 from oneseek.config.sources import resolve
 from oneseek.runs import Recorder
 
@@ -76,7 +75,7 @@ def stop(run: str, root: Path | None, models_dir: Path | None, now: bool) -> Non
     directory = runs.find(run, home(root, models_dir))
     runs.stop(directory, now=now)
     when = "at once" if now else "after this epoch"
-    click.echo(f"{directory.run_id} will stop {when}. Go on with: oneseek resume {directory.run_id}")
+    click.echo(f"{directory.run_id} will stop {when}. {how_to_go_on(directory)}")
 
 
 def _train(run: Recorder) -> None:
@@ -89,8 +88,5 @@ def _train(run: Recorder) -> None:
     try:
         runs.train(run)
     except KeyboardInterrupt:
-        click.echo(
-            f"\nStopped after epoch {run.state.epochs_done}. Go on with: oneseek resume {run.state.run_id}",
-            file=sys.stderr,
-        )
+        click.echo(f"\nStopped after epoch {run.state.epochs_done}. {how_to_go_on(run.directory)}", err=True)
         raise

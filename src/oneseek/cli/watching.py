@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -26,11 +28,11 @@ from oneseek.events import (
     RunAccepted,
     RunPlanned,
     RunResumed,
-    RunStopped,
     WorkerRestarted,
 )
 from oneseek.events.state import RunState
 from oneseek.events.wire import leaderboard, overfits, wire
+from oneseek.files.layout import RunDirectory
 from oneseek.journal.record import Record
 from oneseek.runs import Result
 
@@ -155,8 +157,6 @@ def told(event: Event, state: RunState) -> Iterator[Text]:
                     yield Text(f"! {key}: overfitting; validation loss rose while training loss fell", style="yellow")
         case AutoStopTriggered():
             yield Text(f"Nothing more is learned (changes below {event.threshold:g}): stopping.", style="bold")
-        case RunStopped():
-            yield Text(f"Stopped after epoch {state.epochs_done}. Go on with: oneseek resume {state.run_id}")
         case _:
             return
 
@@ -250,6 +250,13 @@ def concluded(result: Result, state: RunState) -> Iterator[Text]:
     for key, cause in result.failed_models.items():
         yield Text(f"✗ {key} was quarantined: {cause}", style="red")
     yield Text(f"{result.run_id} is {result.status}: {result.certified_dir}")
+    if result.status in ("stopped", "interrupted", "failed"):
+        yield Text(how_to_go_on(RunDirectory(Path(result.certified_dir))))
+
+
+def how_to_go_on(directory: RunDirectory) -> str:
+    """The command that takes a run up again, wherever its directory is."""
+    return f"Go on with: oneseek resume {os.path.relpath(directory.root)}"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -62,17 +62,21 @@ def shown(value: Any) -> str:
     """A value as people would write it, shortened where it is long."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "empty"}[value]
-    if isinstance(value, str) and _is_number(value):
+    if isinstance(value, str) and len(value) <= _short.maxstring and _is_number(value):
         return value.strip()
-    return _short.repr(value)
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _with_text_keys(raw: Mapping[Any, Any], path: Path, problems: list[ConfigProblem]) -> Tree:
     """A copy to work on. An empty section is left out: YAML reads one whose lines are all comments as null."""
     tree: Tree = {}
     for key, value in raw.items():
-        here = (*path, str(key))
-        if not isinstance(key, str):
+        named = isinstance(key, str) and key.isprintable()
+        here = (*path, str(key) if named else shown(key))
+        if not named:
             problems.append(
                 ConfigProblem(
                     kind="unknown",

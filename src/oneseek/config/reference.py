@@ -82,7 +82,9 @@ def section_of(path: tuple[str, ...]) -> type[Section] | None:
 
 def number_text(value: float) -> str:
     """A number as people write it: 0.0005 and 1e-05 stay, 10.0 is 10."""
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:g}"
+    if isinstance(value, int):
+        return str(value)  # it may be more than a float can hold
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:g}"
 
 
 def table() -> str:

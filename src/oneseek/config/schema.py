@@ -1,7 +1,9 @@
 """Every setting of a run: name, type, bounds, default and meaning, in this one place.
 
 The file, environment variables, flags, `oneseek config show` and docs/configuration.md are all made from these classes.
-A field's docstring is its help. Bounds are pydantic's; `recommended` is the range outside which a warning is given.
+A field's docstring is its help. Bounds are pydantic's, on both sides of every number: the canonical JSON of RFC 8785,
+which recipes are written in, has no whole numbers from 2**53 on. `recommended` is the range outside which a warning is
+given.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,19 +28,29 @@ from oneseek.names import format_version, parse_version
 
 
 def split_list(value: Any) -> Any:
-    """`a,b c` and `["a,b", "c"]` as ("a", "b", "c"); anything that is not text is left for the type check."""
+    """`a b, c` as ("a b", "c"), since names of directories may hold spaces. What is a list is one already; anything
+    else is left for the type check."""
     if value is None:
         return ()
     if isinstance(value, str):
-        return tuple(value.replace(",", " ").split())
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        return tuple(name for item in value for name in item.replace(",", " ").split())
-    return value
+        return tuple(name for part in value.split(",") if (name := part.strip()))
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _target_modules(value: Any) -> Any:
     names = split_list(value)
     return names[0] if names in (("auto",), ("all-linear",)) else names
+
+
+def _can_be_written(text: str) -> str:
+    """Text that a path, UTF-8 and JSON can hold. YAML and JSON can spell NUL and halves of characters, which none can.
+    A file name that is not UTF-8 reaches Python as such halves, too."""
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("it holds a NUL or half a character, which cannot be written as UTF-8 text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_can_be_written)]
 
 
 def _recommended(low: float, high: float, unit: str = "") -> Any:
@@ -53,10 +66,10 @@ class Section(BaseModel):
 class ModelSection(Section):
     """Which base models are trained."""
 
-    base_models: tuple[str, ...] = ()
-    """The selection: names, keys or hub ids, comma-separated or a list. One run trains them side by side."""
+    base_models: tuple[Text, ...] = ()
+    """The selection: names, keys or hub ids, as a list or with commas between them. One run trains them side by side."""
 
-    name: str | None = None
+    name: Text | None = None
     """One base model: the same as a `base_models` of one."""
 
     quantization: Literal["4bit", "8bit"] | None = None
@@ -81,10 +94,10 @@ class ModelSection(Section):
 class DataSection(Section):
     """What they are trained on."""
 
-    dataset: str | None = None
+    dataset: Text | None = None
     """Path of the training data: JSONL or a JSON array of `messages`, `text`, or `prompt` and `completion`."""
 
-    validation_dataset: str | None = None
+    validation_dataset: Text | None = None
     """Path of rows to validate on. When absent, `validation_split` of the dataset is set aside."""
 
     validation_split: Annotated[float, Field(gt=0, lt=1), _recommended(0.05, 0.2)] = 0.1
@@ -93,7 +106,7 @@ class DataSection(Section):
     strategy: Literal["chat", "standard"] | None = None
     """`chat` renders messages through the model's own template, `standard` is plain text. Default: what the data is."""
 
-    max_length: Annotated[int, Field(ge=8), _recommended(256, 8192, "tokens")] = 2048
+    max_length: Annotated[int, Field(ge=8, le=2**31 - 1), _recommended(256, 8192, "tokens")] = 2048
     """Longest example in tokens; longer ones are cut at the end, and counted."""
 
 
@@ -103,13 +116,13 @@ class TrainingSection(Section):
     method: Literal["sft", "dpo"] = "sft"
     """Supervised fine-tuning, or direct preference optimisation."""
 
-    num_epochs: Annotated[int, Field(gt=0), _recommended(1, 10, "epochs")] = 3
+    num_epochs: Annotated[int, Field(gt=0, le=1_000_000), _recommended(1, 10, "epochs")] = 3
     """Passes over the training rows. Auto-stop may end a run earlier."""
 
-    batch_size: Annotated[int, Field(gt=0), _recommended(1, 8, "rows")] = 8
+    batch_size: Annotated[int, Field(gt=0, le=1_000_000), _recommended(1, 8, "rows")] = 8
     """Rows in one forward and backward pass."""
 
-    gradient_accumulation_steps: Annotated[int, Field(gt=0), _recommended(1, 32, "batches")] = 1
+    gradient_accumulation_steps: Annotated[int, Field(gt=0, le=1_000_000), _recommended(1, 32, "batches")] = 1
     """Batches whose gradients are summed before one optimiser step."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1), _recommended(1e-5, 5e-4)] = 1e-4
@@ -121,7 +134,7 @@ class TrainingSection(Section):
     warmup_ratio: Annotated[float, Field(ge=0, le=1), _recommended(0, 0.1)] = 0.03
     """Share of all optimiser steps in which the learning rate rises from zero in a line."""
 
-    max_grad_norm: Annotated[float, Field(gt=0), _recommended(0.3, 1)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0, le=1e9), _recommended(0.3, 1)] = 1.0
     """Gradients are scaled down to this L2 norm where it is exceeded."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1), _recommended(0, 0.1)] = 0.0
@@ -143,14 +156,14 @@ class LoraSection(Section):
     r: Annotated[int, Field(gt=0, le=1024), _recommended(8, 64)] = 16
     """Rank of the two matrices."""
 
-    alpha: Annotated[float, Field(gt=0), _recommended(8, 128)] = 32
+    alpha: Annotated[float, Field(gt=0, le=1_000_000), _recommended(8, 128)] = 32
     """The update is scaled by alpha / r; typically twice r."""
 
     dropout: Annotated[float, Field(ge=0, lt=1), _recommended(0, 0.1)] = 0.0
     """Share of the adapter's inputs set to zero in training."""
 
     target_modules: Annotated[
-        Literal["auto", "all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)],
+        Literal["auto", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)],
         BeforeValidator(_target_modules),
     ] = "auto"
     """`auto` (what suits the family), `all-linear` (every decoder linear but head and routers), or module names."""
@@ -159,7 +172,7 @@ class LoraSection(Section):
 class AdjustStrategySection(Section):
     """How adaptive weights move after an epoch."""
 
-    top_model_boost: Annotated[float, Field(ge=0), _recommended(0, 1)] = 0.3
+    top_model_boost: Annotated[float, Field(ge=0, le=1000), _recommended(0, 1)] = 0.3
     """The best model's weight is multiplied by 1 + this."""
 
     bottom_model_penalty: Annotated[float, Field(ge=0, lt=1), _recommended(0, 0.9)] = 0.4
@@ -181,7 +194,7 @@ class AdaptiveWeightsSection(Section):
     min_multiplier: Annotated[float, Field(gt=0, le=1), _recommended(0.1, 1)] = 0.5
     """No weight falls below this."""
 
-    max_multiplier: Annotated[float, Field(ge=1), _recommended(1, 3)] = 1.5
+    max_multiplier: Annotated[float, Field(ge=1, le=1000), _recommended(1, 3)] = 1.5
     """No weight rises above this."""
 
     adjust_strategy: AdjustStrategySection = AdjustStrategySection()
@@ -193,13 +206,13 @@ class ConfidenceAutoStopSection(Section):
     enabled: bool = True
     """False: every epoch is trained."""
 
-    threshold: Annotated[float, Field(ge=0), _recommended(0.0001, 0.05)] = 0.001
+    threshold: Annotated[float, Field(ge=0, le=1000), _recommended(0.0001, 0.05)] = 0.001
     """An epoch whose ranked metric changed by less than this is a plateau."""
 
-    patience: Annotated[int, Field(gt=0), _recommended(1, 10, "epochs")] = 3
+    patience: Annotated[int, Field(gt=0, le=1_000_000), _recommended(1, 10, "epochs")] = 3
     """Consecutive plateau epochs after which the run stops."""
 
-    min_epochs: Annotated[int, Field(gt=0), _recommended(1, 10, "epochs")] = 2
+    min_epochs: Annotated[int, Field(gt=0, le=1_000_000), _recommended(1, 10, "epochs")] = 2
     """The run never stops itself before this epoch."""
 
 
@@ -225,7 +238,7 @@ class LiveLeaderboardSection(Section):
     enabled: bool = True
     """Show the leaderboard in the terminal while training."""
 
-    refresh_interval: Annotated[float, Field(gt=0), _recommended(1, 30, "seconds")] = 5
+    refresh_interval: Annotated[float, Field(gt=0, le=86_400), _recommended(1, 30, "seconds")] = 5
     """At most one progress event per model in this many seconds."""
 
     display: DisplaySection = DisplaySection()
@@ -300,10 +313,10 @@ class OverrideSection(Section):
 class OutputSection(Section):
     """Where results go."""
 
-    directory: str | None = None
+    directory: Text | None = None
     """Directory that receives oneseek-7b-zero/ and oneseek-certified/. Default: the models directory."""
 
-    version: str | None = None
+    version: Text | None = None
     """Version of the results, as 1.0; the next free one when not given. An existing one is never overwritten."""
 
     @field_validator("version")
@@ -321,13 +334,13 @@ class ExecutionSection(Section):
     executor: Literal["local", "inline", "ray"] = "local"
     """`local`: a process per model, as many at once as memory allows. `inline`: in this process, one by one."""
 
-    threads: Annotated[int, Field(gt=0)] | None = None
+    threads: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """CPU threads of all models together. Default: the machine's cores."""
 
-    worker_timeout: Annotated[float, Field(gt=0), _recommended(10, 600, "seconds")] = 60
+    worker_timeout: Annotated[float, Field(gt=0, le=86_400), _recommended(10, 600, "seconds")] = 60
     """A worker that has not given a sign of life for this long is killed and started again."""
 
-    max_tries: Annotated[int, Field(gt=0), _recommended(1, 5)] = 3
+    max_tries: Annotated[int, Field(gt=0, le=1000), _recommended(1, 5)] = 3
     """Times that a crashed worker's epoch is tried before its model is quarantined."""
 
 

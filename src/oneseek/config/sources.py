@@ -226,7 +226,8 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
 
 
 def _fields(settings: Mapping[Any, Any]) -> list[str]:
-    return [".".join(map(str, path)) for path, _ in leaves(settings)]
+    """The dotted names of what is set. A key that is no text is no setting, and a number may be too long to write."""
+    return [".".join(path) for path, _ in leaves(settings) if all(isinstance(step, str) for step in path)]
 
 
 def _put(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -324,18 +325,31 @@ def _text_of(path: Path) -> str:
 class _OneKeyOnce(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys and says nothing; here they are an error.
 
-    So are more aliases than settings need: some dozens, nested, stand for billions of values.
+    So are more aliases than settings need: some dozens, nested, stand for billions of values. And so is an alias inside
+    what it stands for, which has no end.
     """
 
     most_aliases = 24
-    aliases = 0
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.aliases = 0
+        self.open_anchors: list[str] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > self.most_aliases:
                 raise yaml.composer.ComposerError(None, None, f"more than {self.most_aliases} aliases")
-        return super().compose_node(parent, index)
+            if event.anchor in self.open_anchors:
+                said = f"{event.anchor!r} stands for what it is part of"
+                raise yaml.composer.ComposerError(None, None, said, event.start_mark)
+            return super().compose_node(parent, index)
+        self.open_anchors.append(event.anchor or "")
+        node = super().compose_node(parent, index)
+        self.open_anchors.pop()
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

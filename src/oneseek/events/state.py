@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from oneseek.errors import JournalDamaged
 from oneseek.events import (
     AnyEvent,
     AutoStop,
@@ -147,7 +148,9 @@ class RunState(Part, frozen=True, kw_only=True):
 def begin(event: AnyEvent) -> RunState:
     """The state after the first record of a journal."""
     if not isinstance(event, RunAccepted):
-        raise ValueError(f"A journal begins with RunAccepted, not {type(event).__name__}.")
+        raise JournalDamaged(
+            f"A journal begins with RunAccepted, not {type(event).__name__}.", "Restore it from a backup."
+        )
     return RunState(accepted=event)
 
 
@@ -196,7 +199,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
         case RunFinished():
             return _with(state, status="completed", result=event, **_NOTHING_SHOWN)
         case RunAccepted():
-            raise ValueError("A journal holds RunAccepted once, at its beginning.")
+            raise JournalDamaged("A journal holds RunAccepted once, at its beginning.", "Restore it from a backup.")
         case _:  # CheckpointDamaged, WeightsAdjusted, AutoStopTriggered: for who watches
             return state
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from oneseek.engine.interface import Assignment, Damaged, EpochResult, Exported, Prepared, Progress
+from oneseek.errors import TrainingFailed
 from oneseek.events import (
     AnyEvent,
     CheckpointDamaged,
@@ -31,7 +32,7 @@ class Worker(Protocol):
     def send(self, command: Command) -> None: ...
     def finish(self) -> None: ...
     def kill(self) -> None: ...
-    def cause_of_death(self) -> str: ...
+    def cause_of_death(self) -> tuple[str, str]: ...
 
 
 class Crew:
@@ -41,6 +42,8 @@ class Crew:
     poll: called a few times a second; what it raises ends the work.
     silence: seconds without any message after which a worker counts as frozen, and is killed.
     tries: how often a crashed worker's command is tried before its model is given up.
+
+    Raises, while it works, TrainingFailed for what is no model's fault (a full disk) and whatever `poll` raises.
     """
 
     def __init__(
@@ -66,9 +69,7 @@ class Crew:
 
     def prepare(self) -> Iterator[AnyEvent]:
         """Every model loaded once; afterwards `prepared` holds what each found."""
-        for key, message in self._carry_out(dict.fromkeys(self._assignments), epoch=0):
-            if not isinstance(message, Prepared):
-                yield _event(key, message, 0)
+        return (_event(key, message, 0) for key, message in self._carry_out(dict.fromkeys(self._assignments), epoch=0))
 
     def train_epoch(
         self, epoch: int, learning_rates: Mapping[str, list[float]], excluded: tuple[int, ...]
@@ -115,41 +116,67 @@ class Crew:
             self._poll()
             for key, message in self._messages(heard):
                 heard[key] = time.monotonic()
-                lost = isinstance(message, Failure)
-                if isinstance(message, Failure) and message.kind == "crashed" and attempts[key] < self._tries:
-                    self.dismiss(key)
-                    attempts[key] += 1
-                    yield key, WorkerRestarted(model=key, epoch=epoch, attempt=attempts[key], cause=message.problem)
-                    self._give(key, commands[key])
-                    continue
-                if isinstance(message, Prepared):
-                    self.prepared[key] = message
-                if not isinstance(message, Beat) and (commands[key] is None or not isinstance(message, Prepared)):
-                    yield key, message
-                if lost or isinstance(message, (Prepared if commands[key] is None else (EpochResult, Exported))):
+                match message:
+                    case Failure(kind="fatal"):
+                        raise TrainingFailed(f"{key}: {message.problem}", message.fix)
+                    case Failure(kind="crashed") if attempts[key] < self._tries:
+                        self.dismiss(key)
+                        attempts[key] += 1
+                        restarted = WorkerRestarted(
+                            model=key, epoch=epoch, attempt=attempts[key], cause=message.problem
+                        )
+                        yield key, restarted
+                        self._give(key, commands[key])
+                        continue
+                    case Prepared():
+                        self._require_as_before(key, message)
+                    case Beat():
+                        continue
+                    case _:
+                        yield key, message
+                answer = Prepared if commands[key] is None else EpochResult | Exported
+                if isinstance(message, Failure | answer):
                     del heard[key]
-                    self._rest(key, lost=lost)
+                    self._rest(key, lost=isinstance(message, Failure))
 
     def _messages(self, heard: Mapping[str, float]) -> Iterator[tuple[str, Message]]:
-        """The next message, if one comes soon; deaths and silences as failures."""
+        """The next message, if one comes soon; deaths, and silences once everything said has been heard."""
         try:
             key, hire, data = self._inbox.get(timeout=POLL_SECONDS)
         except queue.Empty:
             pass
         else:
-            if key in heard and hire == self._hires[key]:
+            if hire == self._hires[key] and key in heard:
                 yield key, self._read(key, data)
-        now = time.monotonic()
-        for key in [key for key, last in heard.items() if now - last > self._silence]:
-            yield key, Failure(kind="crashed", problem=f"It gave no sign of life for {self._silence:g} s.", fix="")
+            elif hire == self._hires[key] and data is None:
+                self.dismiss(key)  # it died at rest: the next command gets a new one
+        if self._inbox.empty():
+            now = time.monotonic()
+            for key in [key for key, last in heard.items() if now - last > self._silence]:
+                problem = f"It gave no sign of life for {self._silence:g} s."
+                yield (
+                    key,
+                    Failure(kind="crashed", problem=problem, fix="Raise execution.worker_timeout if it was busy."),
+                )
 
     def _read(self, key: str, data: bytes | None) -> Message:
         if data is None:
-            return Failure(kind="crashed", problem=self._workers[key].cause_of_death(), fix="")
+            problem, fix = self._workers[key].cause_of_death()
+            return Failure(kind="crashed", problem=problem, fix=fix)
         try:
             return decode_message.decode(data)
         except msgspec.DecodeError as error:
             return Failure(kind="crashed", problem=f"It said something that can't be read: {error}.", fix="")
+
+    def _require_as_before(self, key: str, found: Prepared) -> None:
+        """A worker that takes another's place must find what that one found, or it would compute other bits."""
+        before = self.prepared.setdefault(key, found)
+        if found != before:
+            changed = [name for name in found.__struct_fields__ if getattr(found, name) != getattr(before, name)]
+            raise TrainingFailed(
+                f"{key}: {', '.join(changed)} changed while the run was under way.",
+                "Put back what it was started with, then resume the run.",
+            )
 
     def _give(self, key: str, command: Command | None) -> None:
         if key not in self._workers:

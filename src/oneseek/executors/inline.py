@@ -36,8 +36,8 @@ class InlineWorker:
         self._commands.put(None)
         self._thread.join(timeout=10)
 
-    def cause_of_death(self) -> str:
-        return "Its thread has ended."
+    def cause_of_death(self) -> tuple[str, str]:
+        return "Its thread has ended.", ""
 
     def _run(self, assignment: Assignment) -> None:
         try:

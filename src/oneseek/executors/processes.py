@@ -11,18 +11,22 @@ from pathlib import Path
 from oneseek.engine.interface import Assignment
 from oneseek.executors.crew import Outbox
 from oneseek.executors.worker import Command, encode
+from oneseek.files.durable import storage_errors
 
 
 class ProcessWorker:
     """Starts at once. Messages go to the outbox as bytes, then None when the process has ended."""
 
     def __init__(self, assignment: Assignment, outbox: Outbox, log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-        with log.open("ab") as stderr:
+        with storage_errors(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            stderr = log.open("ab")
+        with stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "oneseek.executors.worker"],
+                # -P: what happens to be called json.py where the command was typed is not imported.
+                [sys.executable, "-P", "-m", "oneseek.executors.worker", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -44,13 +48,17 @@ class ProcessWorker:
     def kill(self) -> None:
         self._end(wait=0)
 
-    def cause_of_death(self) -> str:
-        """What the operating system and the log say of a worker that has ended."""
+    def cause_of_death(self) -> tuple[str, str]:
+        """What the operating system and the log say of a worker that has ended, and what may help."""
         code = self._process.wait()
-        if code == -9 or code == 137:
-            return "It was killed (exit 137); the machine may be out of memory."
+        if code in (-9, 137):
+            return (
+                "It was killed (exit 137); the machine may be out of memory.",
+                "If it is, lower training.batch_size or data.max_length, or train fewer models at once.",
+            )
         last = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        return f"It ended with exit code {code}." + (f" Its last words: {last[0].strip()}" if last else "")
+        words = f" Its last words: {last[0].strip()}" if last else ""
+        return f"It ended with exit code {code}.{words}", f"Its log may say more: {self._log}"
 
     def _write(self, line: bytes) -> None:
         assert self._process.stdin is not None

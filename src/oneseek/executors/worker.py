@@ -7,6 +7,7 @@ run's process is gone: the worker ends at once, so that nothing outlives its run
 
 from __future__ import annotations
 
+import ctypes
 import os
 import queue
 import signal
@@ -17,14 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from oneseek.engine.create import create
 from oneseek.engine.interface import Assignment, Damaged, EpochResult, Exported, Prepared, Progress
-from oneseek.errors import OneSeekError, WorkerFailed
+from oneseek.errors import OneSeekError, StorageError, WorkerFailed
+from oneseek.files.durable import storage_cause
 
 BEAT_SECONDS = 1.0
 LOCK_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
 
 
 class TrainEpoch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -47,7 +50,10 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The command could not be carried out; the worker has ended."""
+    """The command could not be carried out; the worker has ended.
+
+    Kinds are those of WorkerFailed, and `fatal`: no fault of the model's, so the whole run fails and can be resumed.
+    """
 
     kind: str
     problem: str
@@ -75,27 +81,46 @@ def serve(assignment: Assignment, next_command: Callable[[], Command | None], se
                 send(trainer.export(command.epoch, command.learning_rates, send))
     except WorkerFailed as failure:
         send(Failure(kind=failure.kind, problem=failure.problem, fix=failure.fix))
+    except StorageError as error:
+        send(Failure(kind="fatal", problem=error.problem, fix=error.fix))
     except OneSeekError as error:
         send(Failure(kind="refused", problem=error.problem, fix=error.fix))
     except MemoryError:
         send(Failure(kind="out_of_memory", problem="Out of memory.", fix="Use a smaller batch_size or max_length."))
     except Exception as error:  # noqa: BLE001  anything else that a model can do to a worker is a crash of that worker
         traceback.print_exc()
-        send(Failure(kind="crashed", problem=f"{type(error).__name__}: {error}", fix=""))
+        kind = "fatal" if isinstance(error, OSError) and storage_cause(error) else "crashed"
+        send(Failure(kind=kind, problem=f"{type(error).__name__}: {error}", fix=""))
 
 
 def main() -> None:
-    """The process of one worker."""
+    """The process of one worker. It ends by os._exit: a thread that waits for input would hold up any other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
+    _die_with_parent()
     messages = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints goes to the log, never between the messages
-    assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
     writing = threading.Lock()
 
     def send(message: Message) -> None:
         with writing:
             messages.write(encode(message) + b"\n")
 
+    try:
+        _work(send)
+    except Timeout:
+        problem = "Another worker of this run is still alive, and would not end."
+        send(Failure(kind="fatal", problem=problem, fix="End it (its command line ends in oneseek.executors.worker)."))
+    except OSError as error:
+        send(Failure(kind="fatal", problem=str(error), fix="Check the disk."))
+    except BaseException:  # noqa: BLE001  whatever it is, the log must have it before the process is gone
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def _work(send: Send) -> None:
+    assignment = msgspec.json.decode(sys.stdin.buffer.readline(), type=Assignment)
     commands: queue.Queue[Command | None] = queue.Queue()
     threading.Thread(target=_listen, args=(commands,), daemon=True).start()
     threading.Thread(target=_beat, args=(send,), daemon=True).start()
@@ -104,8 +129,17 @@ def main() -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "worker.lock", timeout=LOCK_SECONDS):
         serve(assignment, commands.get, send)
-    messages.close()
-    os._exit(0)  # the listening thread blocks in read; there is nothing left to tidy
+
+
+def _die_with_parent() -> None:
+    """Linux kills this process when its parent dies, even one that is stopped and would not see its input end.
+
+    The parent's process id is the argument that the process is started with.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(sys.argv[1]):
+            os._exit(1)  # it died before we asked
 
 
 def _listen(commands: queue.Queue[Command | None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 from oneseek.errors import StorageError
 
 TEMP_SUFFIX = ".tmp"
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _CAUSES = {
     errno.ENOSPC: ("no space is left on the disk", "Free some space"),
@@ -26,13 +28,22 @@ _CAUSES = {
 }
 
 
+class LinksUnsupportedError(Exception):
+    """This file system, or this user, can't make symbolic links."""
+
+
+def storage_cause(error: OSError) -> tuple[str, str] | None:
+    """The cause and the fix, where it is the storage that failed; None for any other OSError."""
+    return _CAUSES.get(error.errno or 0)
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Every OSError inside becomes a StorageError that names `path`, the cause and the fix."""
     try:
         yield
     except OSError as error:
-        cause, fix = _CAUSES.get(error.errno or 0, (error.strerror or str(error), "Check the path and the disk"))
+        cause, fix = storage_cause(error) or (error.strerror or str(error), "Check the path and the disk")
         raise StorageError(f"{path} could not be written: {cause}.", f"{fix}, then try again.") from error
 
 
@@ -155,19 +166,37 @@ def copy_file(source: Path, target: Path) -> None:
 def point(link: Path, target: str) -> None:
     """Make `link` a relative link to its neighbour `target`, swapped in one step so that it always resolves.
 
-    Where links can't be made it becomes a copy of a directory's neighbour, or, for one that would be too large to copy,
-    the caller writes a pointer file instead: an OSError says so.
+    What stands there and is no link of ours is set aside under another name, never removed.
+
+    Raises:
+        LinksUnsupportedError: links can't be made here (Windows without the privilege, some file systems).
+        StorageError: it could not be written.
     """
     temporary = link.with_name(link.name + TEMP_SUFFIX)
     if link.is_symlink() and str(link.readlink()) == target:
         return
-    with suppress(FileNotFoundError):
-        temporary.unlink()
-    temporary.symlink_to(target, target_is_directory=True)
-    if link.exists() and not link.is_symlink() and link.is_dir():
-        shutil.rmtree(link)
-    temporary.replace(link)
-    sync_directory(link.parent)
+    with storage_errors(link):
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(target, target_is_directory=True)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LINKS and not hasattr(error, "winerror"):
+                raise
+            raise LinksUnsupportedError(str(link)) from error
+        if link.is_dir() and not link.is_symlink():
+            set_aside(link)
+        temporary.replace(link)
+        sync_directory(link.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Give what stands at `path` the first free name of `<name>-before`, `<name>-before-2`, …; that name."""
+    for attempt in itertools.count(1):
+        aside = path.with_name(f"{path.name}-before" + (f"-{attempt}" if attempt > 1 else ""))
+        if not aside.exists():
+            path.rename(aside)
+            return aside
+    raise AssertionError("there is always another number")
 
 
 def _write_file(path: Path, data: bytes) -> None:

@@ -118,7 +118,7 @@ class RunDirectory:
 
     def worker(self, key: str) -> Path:
         """A worker's own directory: checkpoints and export."""
-        return self.work / key
+        return self.work / "workers" / key
 
     def export(self, key: str) -> Path:
         return self.worker(key) / "export"

@@ -11,7 +11,7 @@ from typing import Self
 from oneseek.errors import RunError
 from oneseek.events import AnyEvent
 from oneseek.files.durable import storage_errors, sync_directory
-from oneseek.journal.record import GENESIS, Journal, Record, decode, encode, line_digest
+from oneseek.journal.record import GENESIS, Journal, Record, decode, encode
 
 
 def read(path: Path) -> Journal:
@@ -34,7 +34,7 @@ def begins(path: Path) -> bool:
 
 
 def follow(path: Path, position: int, seq: int, prev: str) -> Journal:
-    """What was appended since: records from `seq` on, found from byte `position` behind a line with digest `prev`."""
+    """What was appended since: records from `seq` on, found from byte `position` behind a record with digest `prev`."""
     with path.open("rb") as file:
         file.seek(position)
         return decode(file.read(), seq=seq, prev=prev)
@@ -62,7 +62,8 @@ class Writer:
             StorageError: it could not be written; the journal ends with the record before it.
         """
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = encode(self._next_seq, at, self._prev, event)
+        record = Record(seq=self._next_seq, at=at, prev=self._prev, event=event)
+        line, digest = encode(record)
         with storage_errors(self._path):
             try:
                 rest = memoryview(line)
@@ -70,13 +71,12 @@ class Writer:
                     rest = rest[self._file.write(rest) :]
                 if durable:
                     os.fsync(self._file.fileno())
-            except OSError:
+            except BaseException:  # Ctrl-C in the middle of it, too
                 self._cut(self._end)
                 raise
         self._end += len(line)
-        record = Record(seq=self._next_seq, at=at, prev=self._prev, event=event)
         self._next_seq += 1
-        self._prev = line_digest(line)
+        self._prev = digest
         return record
 
     def _cut(self, end: int) -> None:

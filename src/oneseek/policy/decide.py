@@ -65,7 +65,7 @@ def finish(state: RunState) -> RunFinished:
     The champion is the verified model whose kept adapter has the lowest ranked metric; its weights are those of the
     last epoch, scaled to sum 1.0 over the verified models.
     """
-    left = {key: failure.problem for key, failure in state.failing.items()}
+    left = {key: failure.problem for key, failure in state.failing.items() if key not in state.verified}
     reached = {key: state.metric(key, verified.epoch) for key, verified in state.verified.items()}
     stopped = state.auto_stop is not None and state.auto_stop.triggered
     return RunFinished(

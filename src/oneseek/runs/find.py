@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from pydantic import ValidationError
 
+from oneseek.config.schema import TrainingConfig
 from oneseek.errors import JournalDamaged, RunError
 from oneseek.events.state import RunState, replay
 from oneseek.files.layout import Home, Results, RunDirectory
@@ -56,18 +58,20 @@ def list_runs(home: Home) -> list[KnownRun]:
 
 
 def describe(directory: RunDirectory) -> KnownRun:
-    """One run, from its journal."""
+    """One run, from its journal; where that can't be read or was written by another release, its problem."""
     try:
         records = read(directory.journal).records
-    except JournalDamaged as error:
+        state = replay(record.event for record in records)
+        if state:
+            TrainingConfig.model_validate(state.config)
+    except (OSError, JournalDamaged, ValidationError) as error:
         return KnownRun(
             run_id=directory.run_id,
             directory=directory.root,
             status="damaged",
             created_at="",
-            problem=error.problem,
+            problem=error.problem if isinstance(error, JournalDamaged) else str(error),
         )
-    state = replay(record.event for record in records)
     return KnownRun(
         run_id=directory.run_id,
         directory=directory.root,

@@ -6,9 +6,8 @@ simply done again.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oneseek.certificate import documents
@@ -16,11 +15,23 @@ from oneseek.certificate.dna import Dna, recipe, recipe_sha256
 from oneseek.certificate.tensors import Tensor, tensors_digest
 from oneseek.errors import StorageError
 from oneseek.events.state import RunState
-from oneseek.files.durable import copy_file, copy_tree, point, storage_errors, write_bytes, write_json
+from oneseek.files.durable import (
+    LinksUnsupportedError,
+    copy_file,
+    copy_tree,
+    point,
+    set_aside,
+    storage_errors,
+    write_bytes,
+    write_json,
+)
 from oneseek.files.layout import Results, RunDirectory
 from oneseek.journal.file import read
 from oneseek.names import format_version, version_of_file, versioned
 from oneseek.registry.safetensors import parse_safetensors_header
+from oneseek.runs.turn import turn
+
+_COPY_OF = "oneseek-copy-of"  # marks a copy that stands for a link, and may be replaced
 
 
 def publish(directory: RunDirectory, state: RunState) -> None:
@@ -34,14 +45,16 @@ def publish(directory: RunDirectory, state: RunState) -> None:
     results, version = directory.results, state.accepted.version
     for key in state.verified:
         copy_tree(directory.export(key) / "adapter", directory.adapter(key))
+    tensors = list(_verified_tensors(state, directory.adapter))
+    for key in state.verified:
         copy_tree(directory.adapter(key), results.versioned_adapter(version, key))
         copy_file(directory.export(key) / "weights.pth", results.weights_file(version, key))
-        _point_to_newest(results, key)
+    list(_verified_tensors(state, lambda key: results.versioned_adapter(version, key)))
     document = recipe(state)
     dna = Dna(
         dataset=state.accepted.dataset.sha256,
         recipe=recipe_sha256(document),
-        weights=tensors_digest(_verified_tensors(directory, state)),
+        weights=tensors_digest(tensors),
     )
     records = read(directory.journal).records
     write_json(directory.recipe, document)
@@ -49,10 +62,17 @@ def publish(directory: RunDirectory, state: RunState) -> None:
     write_json(directory.training_results, documents.training_results(state, state.result, dna))
     write_json(directory.live_metrics, documents.live_metrics(state, records[-1].at))
     write_json(results.metadata(version), documents.version_metadata(state, state.result, dna, records[0].at))
-    results.reservation(version).unlink(missing_ok=True)
-    _point_current(results)
+    with turn(results):
+        results.reservation(version).unlink(missing_ok=True)
+        for key in state.verified:
+            _point_to_newest(results, key)
+        _point_current(results)
     with storage_errors(directory.work):
-        shutil.rmtree(directory.work)
+        for path in directory.work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != directory.lock:  # we hold it; it goes when we let go
+                path.unlink()
 
 
 def read_tensors(adapter: Path) -> Iterator[Tensor]:
@@ -63,12 +83,17 @@ def read_tensors(adapter: Path) -> Iterator[Tensor]:
         yield name, tensor.dtype, tensor.shape, data[start + tensor.start : start + tensor.end]
 
 
-def _verified_tensors(directory: RunDirectory, state: RunState) -> Iterator[Tensor]:
+def _verified_tensors(state: RunState, adapter: Callable[[str], Path]) -> Iterator[Tensor]:
+    """The tensors of every verified model, each by the name `<key>/<tensor>`; read from where `adapter` says.
+
+    Raises:
+        StorageError: an adapter there is not the one that was verified.
+    """
     for key, verified in state.verified.items():
-        tensors = list(read_tensors(directory.adapter(key)))
+        tensors = list(read_tensors(adapter(key)))
         if tensors_digest(tensors) != verified.tensors_sha256:
             raise StorageError(
-                f"{directory.adapter(key)} is not the adapter that was verified.",
+                f"{adapter(key)} does not hold the adapter that was verified.",
                 "Check the disk, remove that directory, then resume the run.",
             )
         for name, dtype, shape, data in tensors:
@@ -83,15 +108,20 @@ def _point_to_newest(results: Results, key: str) -> None:
     link = results.newest_adapter(key)
     try:
         point(link, newest)
-    except (OSError, NotImplementedError):
-        with storage_errors(link):
-            shutil.rmtree(link, ignore_errors=True)
+    except LinksUnsupportedError:
+        if (link / _COPY_OF).exists():
+            shutil.rmtree(link)
+        elif link.exists():
+            set_aside(link)
         copy_tree(results.adapters / newest, link)
+        write_bytes(link / _COPY_OF, newest.encode())
 
 
 def _point_current(results: Results) -> None:
     """`OneSeek-7B-Zero-CURRENT` becomes a link to the family's directory; a file that names it where links fail."""
     try:
         point(results.current, results.family.name)
-    except (OSError, NotImplementedError):
-        write_bytes(results.current, os.fsencode(results.family.name) + b"\n")
+    except LinksUnsupportedError:
+        if results.current.is_dir():
+            set_aside(results.current)
+        write_bytes(results.current, results.family.name.encode() + b"\n")

@@ -9,8 +9,8 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from oneseek.config.schema import TrainingConfig
-from oneseek.errors import OneSeekError, RunError, StorageError
-from oneseek.events import DISPLAY_ONLY, AnyEvent, RunAccepted, RunFailed
+from oneseek.errors import RunError, StorageError
+from oneseek.events import DISPLAY_ONLY, AnyEvent, RunAccepted
 from oneseek.events.state import RunState, apply, begin, replay
 from oneseek.files.durable import storage_errors, sweep
 from oneseek.files.layout import RunDirectory
@@ -48,19 +48,20 @@ class Recorder:
 
     @classmethod
     def reopen(cls, directory: RunDirectory, watch: Watch) -> Self:
-        """A run that is there, healed. Its history is shown to `watch` again, so that it knows what we know.
+        """A run that is there, healed.
 
         Raises:
             RunError: it is complete, another process is training it, or there is nothing of it yet.
-            JournalDamaged: a record in the middle of its journal is not what was written.
+            JournalDamaged: its journal is not what was written.
         """
-        if read(directory.journal).records and not directory.work.exists():
+        known = replay(record.event for record in read(directory.journal).records)
+        if known and known.over and not directory.work.exists():
             raise RunError(f"{directory.run_id} is complete.", f"Its files are in {directory.root}.")
         lock = _take(directory)
-        sweep(directory.root)
+        with storage_errors(directory.root):
+            sweep(directory.root)
         writer = Writer(directory.journal)
-        records = read(directory.journal).records
-        state = replay(record.event for record in records)
+        state = replay(record.event for record in read(directory.journal).records)
         if state is None:
             raise RunError(f"{directory.run_id} was never accepted.", "Start it again with `oneseek train`.")
         return cls(directory, lock, writer, state, watch)
@@ -72,14 +73,17 @@ class Recorder:
         self.last_at = record.at
         self._watch(record, self.state)
 
-    def fail(self, error: OneSeekError) -> None:
-        """Record that the run failed, unless the disk is what failed and refuses this too."""
+    def record_if_possible(self, event: AnyEvent) -> None:
+        """Record how the run was broken off, unless the disk is what failed and refuses this too."""
         with suppress(StorageError):
-            self.record(RunFailed(problem=error.problem, fix=error.fix))
+            self.record(event)
 
     def close(self) -> None:
+        """Let go of the run. One that is published loses its lock with the rest of `work/`."""
         self._writer.close()
         self._lock.release()
+        if self.state.over:
+            remove_work(self.directory)
 
     def __enter__(self) -> Self:
         return self
@@ -88,13 +92,21 @@ class Recorder:
         self.close()
 
 
+def remove_work(directory: RunDirectory) -> None:
+    """Remove `work/` once nothing but the lock is left in it."""
+    if directory.work.exists() and {path.name for path in directory.work.iterdir()} <= {directory.lock.name}:
+        with storage_errors(directory.work):
+            directory.lock.unlink(missing_ok=True)
+            directory.work.rmdir()
+
+
 def is_running(directory: RunDirectory) -> bool:
-    """Whether some process holds the run's lock."""
+    """Whether some process holds the run's lock. Who asks holds it for an instant, so a second look decides."""
     if not directory.lock.exists():
         return False
     lock = FileLock(directory.lock)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.1, poll_interval=0.02)
     except Timeout:
         return True
     lock.release()
@@ -104,12 +116,12 @@ def is_running(directory: RunDirectory) -> bool:
 def _take(directory: RunDirectory) -> FileLock:
     with storage_errors(directory.work):
         directory.work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.lock)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"{directory.run_id} is running already.",
-            f"Watch it: oneseek runs watch {directory.run_id}. Stop it: oneseek stop {directory.run_id}.",
-        ) from None
+        lock = FileLock(directory.lock)
+        try:
+            lock.acquire(timeout=1)  # somebody may just be looking whether it runs
+        except Timeout:
+            raise RunError(
+                f"{directory.run_id} is running already.",
+                f"Watch it: oneseek runs watch {directory.run_id}. Stop it: oneseek stop {directory.run_id}.",
+            ) from None
     return lock

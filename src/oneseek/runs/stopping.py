@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from oneseek.errors import RunError
-from oneseek.files.durable import write_bytes
+from oneseek.files.durable import storage_errors, write_bytes
 from oneseek.files.layout import RunDirectory
 from oneseek.runs.recorder import is_running
 
@@ -35,4 +35,5 @@ def asked(directory: RunDirectory) -> Request | None:
 
 def forget(directory: RunDirectory) -> None:
     """A request is for the process that was running when it was made."""
-    directory.stop_request.unlink(missing_ok=True)
+    with storage_errors(directory.stop_request):
+        directory.stop_request.unlink(missing_ok=True)

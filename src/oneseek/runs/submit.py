@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
-
 from oneseek import __version__
 from oneseek.config.parse import ConfigProblem
 from oneseek.config.schema import TrainingConfig
@@ -23,7 +21,7 @@ from oneseek.files.durable import create_exclusively, storage_errors, sync_direc
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.files.versions import versions_taken
 from oneseek.journal.file import begins
-from oneseek.names import format_version, next_version, parse_version, run_id
+from oneseek.names import format_version, is_run_id, next_version, parse_version, run_id
 from oneseek.preflight import check
 from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, PreflightError
@@ -31,6 +29,7 @@ from oneseek.preflight.gather import gather
 from oneseek.registry.capabilities import ModelInfo, lora_targets
 from oneseek.registry.discover import digests
 from oneseek.runs.recorder import Recorder, Watch, nobody
+from oneseek.runs.turn import turn
 
 
 def submit(
@@ -53,7 +52,7 @@ def submit(
     results = Results(_output(config, home).resolve())
     models = tuple(_selected(model, config) for model in facts.models)
     dataset = _used(facts, config)
-    with _turn(results):
+    with turn(results):
         _sweep_abandoned(results)
         version = _free_version(results, config.output.version)
         directory = _reserve_run(results, now())
@@ -119,25 +118,25 @@ def _used(facts: Facts, config: TrainingConfig) -> DatasetUsed:
     )
 
 
-def _turn(results: Results) -> FileLock:
-    """Held from the reservation of an id until the run's journal has begun: whoever holds it knows that what looks
-    abandoned is."""
-    with storage_errors(results.runs):
-        results.runs.mkdir(parents=True, exist_ok=True)
-        results.weights.mkdir(parents=True, exist_ok=True)
-    return FileLock(results.runs / ".submit.lock")
-
-
 def _sweep_abandoned(results: Results) -> None:
     """Remove what a process left that was killed between reserving a run and beginning its journal."""
     with storage_errors(results.runs):
         for path in results.runs.glob("run-*"):
-            directory = RunDirectory(path)
-            if not directory.journal.exists() or not begins(directory.journal):
+            if is_run_id(path.name) and _was_only_reserved(RunDirectory(path)):
                 shutil.rmtree(path)
         for reservation in results.weights.glob("*.reserved"):
-            if not results.run(reservation.read_text().strip() or "none").root.exists():
+            run = reservation.read_text().strip()
+            if is_run_id(run) and not results.run(run).root.exists():
                 reservation.unlink()
+
+
+def _was_only_reserved(directory: RunDirectory) -> bool:
+    """Whether nothing is there but what a beginning leaves; runs of the old system have no journal either."""
+    if directory.root.is_symlink() or not directory.root.is_dir():
+        return False
+    beginning = {directory.work, directory.lock, directory.journal}
+    nothing_else = beginning.issuperset(directory.root.rglob("*"))
+    return nothing_else and not (directory.journal.exists() and begins(directory.journal))
 
 
 def _reserve_run(results: Results, moment: datetime) -> RunDirectory:

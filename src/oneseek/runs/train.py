@@ -13,6 +13,7 @@ from oneseek.events import (
     AutoStopTriggered,
     EpochStarted,
     ProgressReported,
+    RunFailed,
     RunInterrupted,
     RunStopped,
     StopRequested,
@@ -26,6 +27,7 @@ from oneseek.runs.plan import differences, plan
 from oneseek.runs.publish import publish
 from oneseek.runs.recorder import Recorder
 from oneseek.runs.staff import staff
+from oneseek.runs.unchanged import changes
 
 
 class StoppedAtOnce(KeyboardInterrupt):
@@ -43,10 +45,11 @@ def train(run: Recorder) -> None:
         try:
             _train(run)
         except KeyboardInterrupt as interruption:
-            run.record(RunInterrupted(cause="stop --now" if isinstance(interruption, StoppedAtOnce) else "Ctrl-C"))
+            cause = "stop --now" if isinstance(interruption, StoppedAtOnce) else "Ctrl-C"
+            run.record_if_possible(RunInterrupted(cause=cause))
             raise
         except OneSeekError as error:
-            run.fail(error)
+            run.record_if_possible(RunFailed(problem=error.problem, fix=error.fix))
             raise
     if run.state.over:
         publish(run.directory, run.state)
@@ -83,6 +86,8 @@ def _train_epoch(run: Recorder, crew: Crew) -> None:
     )
     excluded = run.state.planned.excluded_validation_rows if run.state.planned else ()
     _record(run, crew.train_epoch(run.state.next_epoch, rates, excluded))
+    if not run.state.finished:
+        raise _nobody_left(run)
     commit = decide.commit(run.state, run.config)
     run.record(WeightsAdjusted(epoch=commit.epoch, weights=commit.weights, learning_rates=commit.learning_rates))
     run.record(commit)
@@ -103,12 +108,20 @@ def _finish(run: Recorder, crew: Crew) -> None:
     rates = decide.learning_rates_so_far(run.state, run.config)
     _record(run, crew.verify({key: run.state.kept_epoch(key) for key in run.state.live}, rates))
     if not run.state.verified:
-        causes = {**run.state.quarantined, **{key: failed.problem for key, failed in run.state.failing.items()}}
-        raise TrainingFailed(
-            "No model is left: " + " ".join(f"{key}: {cause}" for key, cause in causes.items()),
-            "Mend the cause, then start a new run.",
-        )
+        raise _nobody_left(run)
+    if changed := changes(run.state):
+        raise RunError(f"{run.state.run_id} can't be certified: {'; '.join(changed)}.", "Put it back, then resume.")
     run.record(decide.finish(run.state))
+
+
+def _nobody_left(run: Recorder) -> TrainingFailed:
+    """No model can go on. Nothing of the epoch is committed: where the cause can be mended, resume tries it again."""
+    causes = {**run.state.quarantined, **{key: failed.problem for key, failed in run.state.failing.items()}}
+    fixes = dict.fromkeys(failed.fix for failed in run.state.failing.values() if failed.fix)
+    return TrainingFailed(
+        "No model is left. " + " ".join(f"{key}: {cause}" for key, cause in causes.items()),
+        " ".join(fixes) or "Mend the cause, then resume the run or start a new one.",
+    )
 
 
 def _record(run: Recorder, events: Iterable[AnyEvent]) -> None:
