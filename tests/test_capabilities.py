@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from oneseek.registry.capabilities import (
     lora_targets,
     missing_targets,
     model_info,
+    token_ids_wanted,
 )
 from oneseek.registry.discover import describe
 from oneseek.registry.modules import LinearModule, fused_experts, linear_modules
@@ -55,15 +57,18 @@ def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[st
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
-def files_of(directory: str = "llama-a", config: Any = CONFIG, **contents: Any) -> ModelFiles:
+def files_of(
+    directory: str = "llama-a",
+    config: Any = CONFIG,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+    **contents: Any,
+) -> ModelFiles:
     """A healthy model's files; keywords add files by name with __ for a dot, None takes one away."""
+    shapes = shapes or {**SHAPES, "lm_head.weight": (64, 16)}
     header = header_of(
-        {
-            name: entry(list(tensor.shape), tensor.start, tensor.end)
-            for name, tensor in tensors_of({**SHAPES, "lm_head.weight": (64, 16)}).items()
-        }
+        {name: entry(list(tensor.shape), tensor.start, tensor.end) for name, tensor in tensors_of(shapes).items()}
     )
-    data = 4 * (16 * 16 + 8 * 16 + 64 * 16)
+    data = sum(4 * math.prod(shape) for shape in shapes.values())
     named = {name.replace("__", "."): value for name, value in contents.items()}
     written = {"config.json": config, "tokenizer_config.json": {}, **named}
     encoded = {
@@ -313,6 +318,52 @@ def test_all_linear_is_every_decoder_linear(tmp_path: Path) -> None:
     assert lora_targets(info, "all-linear") == ("dense", "fc1", "fc2", "k_proj", "q_proj", "v_proj")
 
 
+MOE = {
+    "model.layers.0.self_attn.q_proj.weight": (8, 8),
+    "model.layers.0.mlp.gate_proj.weight": (16, 8),
+    "model.layers.0.mlp.down_proj.weight": (8, 16),
+    "model.layers.1.mlp.shared_experts.gate_proj.weight": (16, 8),
+    "model.layers.1.mlp.experts.0.gate_proj.weight": (16, 8),
+    "model.layers.1.mlp.experts.0.down_proj.weight": (8, 16),
+}
+MIXER = {
+    "backbone.layers.0.mixer.A_log": (8, 4),
+    "backbone.layers.0.mixer.conv1d.weight": (8, 1, 4),
+    "backbone.layers.0.mixer.in_proj.weight": (16, 8),
+    "backbone.layers.0.mixer.x_proj.weight": (6, 8),
+    "backbone.layers.0.mixer.dt_proj.weight": (8, 2),
+    "backbone.layers.0.mixer.out_proj.weight": (8, 8),
+}
+
+
+@pytest.mark.parametrize("requested", ["auto", "all-linear"])
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "mistral"])
+def test_modules_that_share_their_name_with_experts_are_left_out_and_said_so(requested: str, model_type: str) -> None:
+    info = model_info(files_of(config={**CONFIG, "model_type": model_type}, shapes=MOE))
+
+    assert lora_targets(info, requested) == ("q_proj",)
+    assert sorted(info.left_out) == ["down_proj", "gate_proj"]
+    assert "expert" in info.left_out["gate_proj"]
+    assert lora_targets(info, ["gate_proj"]) == ("gate_proj",)
+
+
+def test_a_model_without_experts_leaves_nothing_out(tmp_path: Path) -> None:
+    assert describe(write_model(tmp_path / "m")).left_out == {}
+
+
+def test_linears_that_a_state_space_layer_does_not_call_are_left_out() -> None:
+    info = model_info(files_of(shapes={**MIXER, "backbone.layers.0.mixer.D": (8,)}))
+
+    assert lora_targets(info, "auto") == lora_targets(info, "all-linear") == ("in_proj",)
+    assert sorted(info.left_out) == ["dt_proj", "out_proj", "x_proj"]
+
+
+def test_linear_attention_has_decays_too_and_calls_its_output_projection() -> None:
+    info = model_info(files_of(shapes=MIXER))
+
+    assert "out_proj" in lora_targets(info, "auto")
+
+
 def test_a_requested_list_is_taken_as_it_is_sorted_and_each_once() -> None:
     assert lora_targets(model_info(files_of()), ("q_proj", "made_up", "q_proj")) == ("made_up", "q_proj")
 
@@ -425,6 +476,59 @@ def test_special_tokens_are_read_as_text_or_object_and_the_tokenizers_own_file_w
     assert model_info(files).special_tokens == {"eos_token": "</s>", "pad_token": "<pad>"}
 
 
+def test_tokens_that_the_tokenizers_files_do_not_name_are_those_of_the_ids_in_the_configuration() -> None:
+    config = {**CONFIG, "eos_token_id": [7, 8], "bos_token_id": 5}
+    files = files_of(config=config, tokenizer_config__json={"model_max_length": 8})
+
+    found = model_info(msgspec.structs.replace(files, token_texts={7: "<end>", 5: "<start>"}))
+
+    assert token_ids_wanted(files.contents) == {"eos_token": 7, "bos_token": 5}
+    assert found.special_tokens == {"eos_token": "<end>", "bos_token": "<start>"}
+
+
+@pytest.mark.parametrize(
+    ("contents", "wanted"),
+    [
+        ({}, {}),
+        ({"config": {"eos_token_id": 3}}, {"eos_token": 3}),
+        ({"generation_config": {"eos_token_id": [4, 5]}}, {"eos_token": 4}),
+        ({"config": {"eos_token_id": 3}, "generation_config": {"eos_token_id": 4}}, {"eos_token": 3}),
+        ({"config": {"eos_token_id": None}, "generation_config": {"eos_token_id": 4}}, {"eos_token": 4}),
+        ({"config": {"eos_token_id": 3}, "tokenizer_config": {"eos_token": "</s>"}}, {}),
+        ({"config": {"eos_token_id": 3}, "special_tokens_map": {"eos_token": "</s>"}}, {}),
+        ({"config": {"bos_token_id": 3}, "tokenizer_config": {"bos_token": None}}, {}),
+        ({"config": {"eos_token_id": []}}, {}),
+        ({"config": {"eos_token_id": "3"}}, {}),
+        ({"config": {"eos_token_id": True}}, {}),
+        ({"config": [1]}, {}),
+    ],
+)
+def test_token_ids_are_only_asked_for_where_the_tokenizers_files_say_nothing(contents: Any, wanted: Any) -> None:
+    encoded = {f"{name}.json": json.dumps(value).encode() for name, value in contents.items()}
+
+    assert token_ids_wanted(encoded) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("model.embed_tokens.weight", 70),
+        ("transformer.wte.weight", 70),
+        ("wte.weight", 70),
+        ("gpt_neox.embed_in.weight", 70),
+        ("transformer.word_embeddings.weight", 70),
+        ("backbone.embeddings.weight", 70),
+        ("transformer.wpe.weight", 64),
+        ("model.embed_positions.weight", 64),
+        ("model.layers.0.embed_tokens.weight", 64),
+    ],
+)
+def test_the_embeddings_rows_are_those_of_the_stored_matrix_else_the_vocabularys(name: str, rows: int) -> None:
+    info = model_info(files_of(shapes={**SHAPES, name: (70, 16)}))
+
+    assert info.embedding_rows == rows
+
+
 # -- problems that the files alone show ----------------------------------------------------------------------------
 
 
@@ -440,6 +544,9 @@ def test_special_tokens_are_read_as_text_or_object_and_the_tokenizers_own_file_w
         ({**CONFIG, "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}, "foreign-code"),
         ({**CONFIG, "architectures": ["BertForMaskedLM"]}, "not-causal-lm"),
         ({**CONFIG, "is_encoder_decoder": True}, "not-causal-lm"),
+        ({**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized"),
+        ({**CONFIG, "quantization_config": {"load_in_4bit": True}}, "quantized"),
+        ({**CONFIG, "compression_config": {"format": "x"}}, "quantized"),
     ],
 )
 def test_a_config_that_cannot_be_trained_is_a_problem_with_a_fix(config: Any, kind: str) -> None:
@@ -448,6 +555,24 @@ def test_a_config_that_cannot_be_trained_is_a_problem_with_a_fix(config: Any, ki
     assert kinds(info) == [kind]
     assert not info.usable
     assert info.problems[0].fix
+
+
+def test_a_model_that_brings_code_is_usable_where_transformers_has_its_own() -> None:
+    files = files_of(config={**CONFIG, "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}})
+
+    assert model_info(msgspec.structs.replace(files, transformers_has_it=True)).problems == ()
+
+
+def test_the_way_that_a_model_was_quantised_is_said() -> None:
+    info = model_info(files_of(config={**CONFIG, "quantization_config": {"quant_method": "fp8"}}))
+
+    assert "fp8" in info.problems[0].problem
+    assert "can't be trained in this release" in info.problems[0].problem
+
+
+@pytest.mark.parametrize("nothing", [None, {}, False])
+def test_no_quantisation_is_no_problem(nothing: Any) -> None:
+    assert model_info(files_of(config={**CONFIG, "quantization_config": nothing})).usable
 
 
 @pytest.mark.parametrize("architectures", [["GPT2LMHeadModel"], ["QwenX", "QwenForCausalLM"], [], None])

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import pytest
 
 from oneseek.errors import ModelError
+from oneseek.registry import discover as discovering
 from oneseek.registry.capabilities import ModelInfo, lora_targets
-from oneseek.registry.discover import describe, digests, discover, read_model_files
+from oneseek.registry.discover import describe, digests, discover, read_model_files, with_highest_token_id
 from support.base_models import CHAT_TEMPLATE, write_model
 
 
@@ -151,6 +152,64 @@ def test_special_tokens_and_the_absolute_path_are_reported(tmp_path: Path, monke
 
     assert info.path == str(tmp_path / "m")
     assert info.special_tokens["eos_token"] == "</s>"
+
+
+def hub_gpt2(directory: Path, **config: Any) -> Path:
+    """As the hub has it: the tokenizer's own files name no token."""
+    write_model(directory, family="gpt2", chat=False, config=config)
+    (directory / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    return directory
+
+
+@pytest.mark.parametrize("eos", [3, [3, 0]])
+def test_an_end_that_only_config_json_names_is_looked_up_in_the_tokenizer(tmp_path: Path, eos: Any) -> None:
+    info = describe(hub_gpt2(tmp_path / "m", eos_token_id=eos))
+
+    assert info.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def test_an_end_that_only_generation_config_names_is_looked_up_too(tmp_path: Path) -> None:
+    directory = hub_gpt2(tmp_path / "m", eos_token_id=None, bos_token_id=None)
+    (directory / "generation_config.json").write_text('{"eos_token_id": [3, 9]}')
+
+    assert describe(directory).special_tokens == {"eos_token": "</s>"}
+
+
+@pytest.mark.parametrize(
+    ("document", "texts"),
+    [
+        ({"model": {"vocab": {"a": 0, "</s>": 3}}, "added_tokens": []}, {"eos_token": "</s>"}),
+        ({"model": {"vocab": [["<s>", 0.0], ["b", -1], ["<x>", -2], ["</u>", -3.5]]}}, {"eos_token": "</u>"}),
+        (
+            {"model": {"vocab": {"b": 3}}, "added_tokens": [{"id": 3, "content": "<end>"}, {"id": 9, "content": "x"}]},
+            {"eos_token": "<end>"},
+        ),
+        ({"model": {"vocab": {"a": 0}}}, {}),
+        ({"model": {"vocab": 5}}, {}),
+        ({"model": 5}, {}),
+        ([], {}),
+    ],
+)
+def test_a_token_is_found_in_every_kind_of_vocabulary(tmp_path: Path, document: Any, texts: Any) -> None:
+    directory = hub_gpt2(tmp_path / "m", bos_token_id=None)
+    (directory / "tokenizer.json").write_text(json.dumps(document))
+
+    assert describe(directory).special_tokens == texts
+
+
+def test_the_tokenizer_is_read_once_and_only_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    there = discovering.read_vocabulary
+    monkeypatch.setattr(discovering, "read_vocabulary", lambda path: read.append(path.parent.name) or there(path))
+    names_its_tokens, names_none = write_model(tmp_path / "a", vocab=64), hub_gpt2(tmp_path / "b", vocab_size=64)
+
+    described = [describe(names_its_tokens), describe(names_none)]
+    assert read == ["b"]
+
+    assert [with_highest_token_id(info).highest_token_id for info in described] == [63, 63]
+    assert read == ["b", "a"]
 
 
 # -- what can be wrong with it -------------------------------------------------------------------------------------
@@ -308,10 +367,21 @@ def test_no_tokenizer(tmp_path: Path, left: str) -> None:
     assert "tokenizer.json" in problem.fix
 
 
-def test_code_that_a_model_brings_is_refused(tmp_path: Path) -> None:
-    directory = write_model(tmp_path / "m", config={"auto_map": {"AutoModelForCausalLM": "modeling_m.Model"}})
+AUTO_MAP = {"auto_map": {"AutoConfig": "modeling_m.Config", "AutoModelForCausalLM": "modeling_m.Model"}}
 
-    assert kinds(describe(directory)) == ["foreign-code"]
+
+@pytest.mark.parametrize("model_type", ["made_up_99", "auto", "", "llama/../llama", '", "'])
+def test_code_that_a_model_brings_is_refused_where_there_is_no_other(tmp_path: Path, model_type: str) -> None:
+    directory = write_model(tmp_path / "m", config={**AUTO_MAP, "model_type": model_type})
+
+    assert "foreign-code" in kinds(describe(directory))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "phi3", "falcon", "gemma3_text", "gpt-sw3"])
+def test_code_that_a_model_brings_is_no_problem_where_transformers_has_its_own(tmp_path: Path, model_type: str) -> None:
+    directory = write_model(tmp_path / "m", config={**AUTO_MAP, "model_type": model_type})
+
+    assert kinds(describe(directory)) == []
 
 
 def test_a_model_that_is_no_causal_lm_is_refused(tmp_path: Path) -> None:
@@ -427,6 +497,21 @@ def test_modules_are_those_that_peft_adapts_in_a_model_saved_by_transformers(tmp
     assert {module.conv1d for module in info.linear_modules} == {family == "gpt2"}
     trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     assert sum(module.parameters_at(4) for module in info.linear_modules) == trainable
+
+
+@pytest.mark.engine
+def test_code_beside_a_model_that_transformers_has_is_not_run(tmp_path: Path) -> None:
+    import torch
+
+    from oneseek.engine.base_model import load_base_model
+
+    directory = write_model(tmp_path / "m", config=AUTO_MAP)
+    (directory / "modeling_m.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').close()\n")
+
+    model = load_base_model(directory, torch.float32)
+
+    assert type(model).__module__ == "transformers.models.llama.modeling_llama"
+    assert not (tmp_path / "marker").exists()
 
 
 @pytest.mark.engine

@@ -6,11 +6,20 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from oneseek.chat.render import ChatTemplate, Rendered, Span, render_completion
-from oneseek.engine.examples import IGNORED, Encoder, label, load_tokenizer
+from oneseek.engine.examples import (
+    IGNORED,
+    Encoder,
+    NumberedRow,
+    encode_rows,
+    label,
+    load_tokenizer,
+    numbered_rows,
+)
 from oneseek.errors import WorkerFailed
+from support.tiny_models import assignment
 
 TEMPLATE = ChatTemplate(
     "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}</s>\n{% endfor %}"
@@ -36,9 +45,15 @@ def byte_tokenizer(*, trim_offsets: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def encoder(format: str, max_length: int = 100) -> Encoder:  # noqa: A002
+def encoder(format: str, max_length: int = 100, bos: str = "<s>", eos: str = "</s>") -> Encoder:  # noqa: A002
     chat = format == "messages"
-    return Encoder(byte_tokenizer(), TEMPLATE if chat else None, "</s>", format, max_length)
+    tokens = {"bos_token": bos, "eos_token": eos}
+    return Encoder(byte_tokenizer(), TEMPLATE if chat else None, tokens, format, max_length)
+
+
+def without_leading_token(plain: Encoder) -> Encoder:
+    plain.tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return plain
 
 
 def learned(tokenizer: Tokenizer, labels: tuple[int, ...]) -> list[str | None]:
@@ -83,6 +98,65 @@ def test_the_first_token_is_never_learned_since_nothing_predicts_it() -> None:
 
     assert learned(bare, example.labels) == ["b", "c"]
     assert example.answer_mask == (False, True, True)
+
+
+@pytest.mark.parametrize(("bos", "before"), [("<s>", "<s>"), ("", "</s>"), ("<unknown>", "</s>")])
+def test_plain_text_gets_a_token_before_it_that_predicts_its_first(bos: str, before: str) -> None:
+    plain = without_leading_token(encoder("text", bos=bos))
+
+    example = plain.encode({"text": "åbc"})
+
+    assert [plain.tokenizer.id_to_token(token) for token in example.input_ids] == [before, *"Ã¥bc", "</s>"]
+    assert learned(plain.tokenizer, example.labels) == [*"Ã¥bc", "</s>"]
+    assert sum(example.answer_mask) == example.answer_bytes == 4
+
+
+def test_a_token_before_plain_text_counts_towards_the_length() -> None:
+    plain = without_leading_token(encoder("text", max_length=3))
+
+    example = plain.encode({"text": "abc"})
+
+    assert (len(example.input_ids), example.truncated) == (3, True)
+    assert not without_leading_token(encoder("text", max_length=5)).encode({"text": "abc"}).truncated
+
+
+def test_a_first_character_that_nothing_predicts_has_no_bytes_to_count() -> None:
+    bare = without_leading_token(encoder("text", bos="", eos=""))
+
+    example = bare.encode({"text": "abc"})
+
+    assert learned(bare.tokenizer, example.labels) == ["b", "c"]
+    assert sum(example.answer_mask) == example.answer_bytes == 2
+
+
+def test_a_row_without_a_token_has_no_bytes_to_count() -> None:
+    bare = without_leading_token(encoder("text", bos="", eos=""))
+    bare.tokenizer.normalizer = normalizers.Replace("x", "")
+
+    example = bare.encode({"text": "xx"})
+
+    assert (example.input_ids, example.answer_bytes) == ((), 0)
+
+
+def test_a_row_that_the_template_refuses_is_named_by_its_line() -> None:
+    refused = {"messages": [*CHAT["messages"], {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}]}
+
+    with pytest.raises(WorkerFailed) as failed:
+        encode_rows(encoder("messages"), [NumberedRow(3, CHAT), NumberedRow(8, refused)], "town.jsonl")
+
+    assert failed.value.kind == "refused"
+    assert failed.value.problem.startswith("town.jsonl, line 8: ")
+    assert failed.value.fix
+
+
+def test_rows_keep_the_lines_that_they_stand_on(tmp_path: Path) -> None:
+    dataset = tmp_path / "rows.jsonl"
+    dataset.write_text("".join(f'\n{{"text": "row {number}"}}\n' for number in range(6)))
+
+    sides = numbered_rows(assignment(tmp_path, dataset, tmp_path, format="text", strategy="standard"))
+
+    lines = [(line, row["text"]) for side in sides for line, row in side]
+    assert sorted(lines) == [(2 * number + 2, f"row {number}") for number in range(6)]
 
 
 def test_a_row_is_cut_from_its_end_and_says_so() -> None:

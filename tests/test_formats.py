@@ -139,6 +139,14 @@ def test_a_bad_row_is_refused_in_plain_words(row: object, format: Format, words:
     assert words in reason
 
 
+@pytest.mark.parametrize("content", ["", " \n", None, []])
+def test_a_tool_may_answer_nothing(content: object) -> None:
+    row = {"messages": [turn("user"), turn("assistant"), {"role": "tool", "content": content}, turn("assistant")]}
+
+    assert check_row(row, "messages") is None
+    assert normalise_row(row, "messages")["messages"][2]["content"] in ("", content)
+
+
 def test_an_assistant_may_call_tools_without_saying_anything() -> None:
     calls = [{"type": "function", "function": {"name": "opening_hours", "arguments": {"place": "Badhuset"}}}]
     row = {

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from oneseek.engine.lora import (
     load_adapter_state,
 )
 from oneseek.errors import WorkerFailed
+from oneseek.registry.capabilities import lora_targets
+from oneseek.registry.discover import describe
 from support.tiny_models import TARGETS, Family, write_model
 
 pytestmark = [
@@ -186,3 +189,96 @@ def test_dropout_acts_in_training_alone() -> None:
 
     assert not torch.equal(*training)
     assert torch.equal(*evaluation)
+
+
+def test_a_layer_shows_the_weight_and_bias_of_its_base() -> None:
+    base = torch.nn.Linear(4, 3)
+
+    layer = LoraLinear(base, r=2, alpha=4, dropout=0)
+
+    assert layer.weight is base.weight
+    assert layer.bias is base.bias
+    assert LoraLinear(torch.nn.Linear(4, 3, bias=False), r=2, alpha=4, dropout=0).bias is None
+    assert sorted(dict(layer.named_parameters())) == ["base.bias", "base.weight", "lora_a", "lora_b"]
+
+
+# -- models whose modules are not what their names say -------------------------------------------------------------
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+MOE: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+def odd_model(directory: Path, kind: str) -> Path:
+    """A model of a family with experts or state-space layers, saved by transformers."""
+    torch.manual_seed(0)
+    config: Any
+    match kind:
+        case "deepseek_v3":
+            latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+            groups = {"qk_nope_head_dim": 8, "n_group": 1, "topk_group": 1, "n_routed_experts": 4}
+            dense = {"first_k_dense_replace": 1, "n_shared_experts": 1, "num_key_value_heads": 4}
+            config = transformers.DeepseekV3Config(**{**SMALL, **MOE, **latent, **groups, **dense})
+        case "qwen2_moe":
+            config = transformers.Qwen2MoeConfig(**SMALL, **MOE, num_experts=4, shared_expert_intermediate_size=16)
+        case "mamba":
+            config = transformers.MambaConfig(vocab_size=260, hidden_size=32, num_hidden_layers=2, state_size=4)
+        case _:
+            every = {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
+            config = transformers.JambaConfig(**SMALL, **every, num_experts=2, mamba_d_state=4, use_mamba_kernels=False)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "qwen2_moe", "mamba", "jamba"])
+def test_plain_peft_gives_the_same_logits_on_models_with_experts_or_state_space_layers(
+    kind: str, tmp_path: Path
+) -> None:
+    base = odd_model(tmp_path / "base", kind)
+    targets = lora_targets(describe(base), "auto")
+    model = load(base)
+    attach(model, targets, r=4, alpha=8, dropout=0.0)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model).values():
+            parameter.normal_(std=0.2)
+    (tmp_path / "adapter").mkdir()
+    config = adapter_config(model, str(base), targets, r=4, alpha=8, dropout=0.0)
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    safetensors.torch.save_file(adapter_state(model), tmp_path / "adapter" / "adapter_model.safetensors")
+
+    by_peft = PeftModel.from_pretrained(load(base), str(tmp_path / "adapter")).eval()
+
+    assert (logits(by_peft) - logits(model)).abs().max() <= 1e-5
+    assert (logits(model) - logits(load(base))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["mamba", "jamba"])
+def test_every_adapter_of_a_state_space_model_learns(kind: str, tmp_path: Path) -> None:
+    base = odd_model(tmp_path / "base", kind)
+    model = load(base)
+    attach(model, lora_targets(describe(base), "all-linear"), r=2, alpha=4, dropout=0.0)
+
+    model.train()(input_ids=IDS, use_cache=False).logits.square().mean().backward()
+
+    untouched = [
+        name
+        for name, parameter in adapter_parameters(model).items()
+        if "lora_B" in name and (parameter.grad is None or not parameter.grad.any())
+    ]
+    assert untouched == []
+
+
+def test_a_state_space_model_runs_with_an_adapter_where_its_weight_is_read_directly(tmp_path: Path) -> None:
+    base = odd_model(tmp_path / "base", "mamba")
+    model = load(base)
+
+    attach(model, ["dt_proj"], r=2, alpha=4, dropout=0.0)
+
+    assert torch.equal(logits(model), logits(load(base)))

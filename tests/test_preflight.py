@@ -21,6 +21,7 @@ from oneseek.registry.modules import LinearModule
 from support.base_models import write_model
 
 GIB = 2**30
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
 
 
 def linear(name: str, conv1d: bool = False) -> LinearModule:
@@ -41,7 +42,7 @@ def model(key: str, *names: str, chat: bool = True, problems: tuple[ModelProblem
         vocab_size=512,
         hidden_size=64,
         layers=2,
-        chat_template="{{ messages }}" if chat else None,
+        chat_template=TEMPLATE if chat else None,
         special_tokens={},
         linear_modules=tuple(linear(name, conv1d="c_attn" in names) for name in names),
         linear_paths=tuple(f"layers.{layer}.{name}" for name in names for layer in (0, 1)),
@@ -343,6 +344,69 @@ def test_rows_that_are_all_the_same_cannot_be_split() -> None:
 
     assert (finding.rule, finding.severity) == ("split-possible", "error")
     assert "20 usable row(s), 1 of them different" in finding.problem
+
+
+def test_a_validation_side_far_from_the_share_that_was_asked_for_is_a_warning() -> None:
+    rows = tuple({"text": "same" if n < 50 else "other"} for n in range(99))
+    two = msgspec.structs.replace(dataset("text"), rows=rows, lines=tuple(range(1, 100)))
+
+    (finding,) = check(config_for(), facts(dataset=two))
+
+    assert (finding.rule, finding.severity) == ("validation-has-its-share", "warning")
+    assert finding.field == "data.validation_split"
+    assert "49 of 99 rows" in finding.problem
+
+
+@pytest.mark.parametrize("rows", [10, 14, 15, 20])
+def test_a_validation_side_that_is_only_rounded_is_allowed(rows: int) -> None:
+    assert check(config_for(), facts(dataset=dataset(rows=rows))) == ()
+
+
+ONLY_USERS = "{% for m in messages %}{% if m.content == '17' %}{{ raise_exception('No 17!') }}{% endif %}" + (
+    TEMPLATE.partition("%}")[2]
+)
+
+
+def test_rows_that_a_template_refuses_are_an_error_that_names_the_line_and_the_reason() -> None:
+    picky = msgspec.structs.replace(llama(), chat_template=ONLY_USERS)
+    lines = tuple(3 * number + 1 for number in range(20))
+
+    (finding,) = check(config_for(), facts(picky, gpt2(chat=True), dataset=with_lines(lines)))
+
+    assert (finding.rule, finding.severity, finding.model) == ("chat-template-takes-the-rows", "error", "llama")
+    assert "line 52" in finding.problem
+    assert "No 17!" in finding.problem
+    assert finding.fix
+
+
+def test_the_longest_rows_are_rendered_too() -> None:
+    picky = msgspec.structs.replace(llama(), chat_template=ONLY_USERS.replace("m.content == '17'", "m.content | length > 9"))
+    many = dataset(rows=60)
+    long = {"messages": [{"role": "user", "content": "0123456789"}, {"role": "assistant", "content": "x"}]}
+    rows = (*many.rows[:40], long, *many.rows[41:])
+
+    (finding,) = check(config_for(), facts(picky, dataset=msgspec.structs.replace(many, rows=rows)))
+
+    assert (finding.rule, "line 41" in finding.problem) == ("chat-template-takes-the-rows", True)
+
+
+def test_a_template_with_a_fault_is_an_error() -> None:
+    broken = msgspec.structs.replace(llama(), chat_template="{% for")
+
+    (finding,) = check(config_for(), facts(broken))
+
+    assert (finding.rule, finding.model) == ("chat-template-takes-the-rows", "llama")
+    assert "syntax error" in finding.problem
+
+
+def test_a_template_is_not_asked_where_the_dataset_has_no_messages() -> None:
+    broken = msgspec.structs.replace(llama(), chat_template="{% for")
+
+    assert check(config_for(), facts(broken, dataset=dataset("text"))) == ()
+
+
+def with_lines(lines: tuple[int, ...]) -> Dataset:
+    return msgspec.structs.replace(dataset(rows=len(lines)), lines=lines)
 
 
 def test_an_output_that_cannot_be_written_is_refused() -> None:

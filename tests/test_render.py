@@ -83,6 +83,60 @@ BLOCKS = """
 {% endfor %}
 """
 
+# Thinks only in the turn that comes last; the turns before are rendered without.
+THINKS_LAST = """
+{%- for message in messages %}
+    {%- if message.role == 'assistant' and loop.last %}
+        {{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' + message.content + '<|im_end|>\\n' }}
+    {%- elif message.role == 'assistant' %}
+        {{- '<|im_start|>assistant\\n' + message.content.split('</think>')[-1].lstrip('\\n') }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<tool_call>' + call.function.name + ' ' + (call.function.arguments | tojson) + '</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+ENDS_THE_TEXT = """
+{%- for message in messages %}
+    {{- '<|' + message.role + '|>\\n' + message.content + '<|end|>\\n' }}
+{%- endfor %}
+{{- '<|assistant|>\\n' if add_generation_prompt else eos_token }}
+"""
+
+PROMPTS_A_THOUGHT = """
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {{- '<User>' + message.content }}
+    {%- else %}
+        {{- '<Assistant>' + message.content.split('</think>')[-1] + eos_token }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<Assistant><think>\\n' }}
+{%- endif %}
+"""
+
+ALWAYS_PROMPTS = HEADERS.replace("{%- if add_generation_prompt %}", "{%- if true %}")
+
+SYSTEM_IN_THE_LAST_QUESTION = """
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {{- '[INST] ' + (messages[0].content + ' ' if loop.last and messages[0].role == 'system' else '') }}
+        {{- message.content + '[/INST]' }}
+    {%- elif message.role == 'assistant' %}
+        {{- ' ' + message.content + eos_token }}
+    {%- endif %}
+{%- endfor %}
+"""
+
 NO_PROMPT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
 
 STYLES = {
@@ -92,6 +146,10 @@ STYLES = {
     "inst": INST,
     "blocks": BLOCKS,
     "no prompt": NO_PROMPT,
+    "thinks last": THINKS_LAST,
+    "ends the text": ENDS_THE_TEXT,
+    "prompts a thought": PROMPTS_A_THOUGHT,
+    "always prompts": ALWAYS_PROMPTS,
 }
 
 
@@ -115,6 +173,13 @@ SWEDISH = conversation("När öppnar badet?", "Klockan nio 🏊.", "Tack!", " Va
         ("headers", ["Klockan nio 🏊.<|eot_id|>", "Varsågod, Åsa!<|eot_id|>"]),
         ("inst", [" Klockan nio 🏊.</s>", " Varsågod, Åsa!</s>"]),
         ("no prompt", ["<assistant>Klockan nio 🏊.</assistant>", "<assistant> Varsågod, Åsa! \n</assistant>"]),
+        (
+            "thinks last",
+            ["Klockan nio 🏊.<|im_end|>\n", "<think>\n\n</think>\n\n Varsågod, Åsa! \n<|im_end|>\n"],
+        ),
+        ("ends the text", ["Klockan nio 🏊.<|end|>\n", " Varsågod, Åsa! \n<|end|>\n</s>"]),
+        ("prompts a thought", ["Klockan nio 🏊.</s>", " Varsågod, Åsa! \n</s>"]),
+        ("always prompts", ["Klockan nio 🏊.<|eot_id|>", "Varsågod, Åsa!<|eot_id|>"]),
     ],
 )
 def test_the_loss_counts_the_assistant_turns_with_their_end_markers(style: str, supervised: list[str]) -> None:
@@ -171,10 +236,10 @@ def test_templates_see_the_values_that_transformers_gives_them() -> None:
     assert ours.startswith('<s>{"b": "å<&", "a": [1, null]}')
 
 
-def test_a_rendering_does_not_depend_on_the_clock() -> None:
-    source = "{{ strftime_now('%Y') if strftime_now is defined else 'no clock' }}"
+def test_the_date_that_a_template_writes_is_always_the_same() -> None:
+    source = "Today is {{ strftime_now('%d %b %Y, %H:%M') }}."
 
-    assert ChatTemplate(source, {}).render([]) == "no clock"
+    assert ChatTemplate(source, {}).render([]) == "Today is 26 Jul 2024, 00:00."
 
 
 @pytest.mark.parametrize("style", ["chatml", "tagged"])
@@ -223,18 +288,77 @@ def test_a_tool_call_without_words_is_learned_but_is_no_answer() -> None:
 
 
 def test_a_turn_in_which_nothing_is_tagged_is_not_learned() -> None:
-    messages: list[dict[str, Any]] = [
-        {"role": "user", "content": "hej"},
-        {"role": "assistant", "content": "", "tool_calls": [{"name": "öppet"}]},
-        {"role": "tool", "content": "ja"},
-        {"role": "assistant", "content": "Ja."},
-    ]
+    source = CHATML_TAGGED.replace(" + '<|im_end|>' }}\n        {%- endg", " }}\n{%- endg")
 
-    rendered = ChatTemplate(
-        CHATML_TAGGED.replace(" + '<|im_end|>' }}\n        {%- endg", " }}\n{%- endg"), {}
-    ).rendered(messages)
+    rendered = ChatTemplate(source, {}).rendered(conversation("hej", "", "är det öppet?", "Ja."))
 
     assert texts(rendered, rendered.supervised) == texts(rendered, rendered.answers) == ["Ja."]
+
+
+CALLS: list[dict[str, Any]] = [
+    {"role": "user", "content": "hej"},
+    {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "opening_hours", "arguments": {"a": 1}}}]},
+    {"role": "tool", "content": "9-17"},
+    {"role": "assistant", "content": "9-17"},
+]
+
+
+@pytest.mark.parametrize("style", ["chatml", "tagged", "ends the text"])
+def test_a_tool_call_that_the_template_does_not_print_is_refused(style: str) -> None:
+    with pytest.raises(DatasetError) as refused:
+        ChatTemplate(STYLES[style], TOKENS).rendered(CALLS)
+
+    assert "'opening_hours'" in refused.value.problem
+    assert "message 2" in refused.value.problem
+
+
+def test_a_tool_call_without_a_function_name_is_refused() -> None:
+    nameless = [CALLS[0], {**CALLS[1], "tool_calls": [{"function": {"arguments": {}}}]}, *CALLS[2:]]
+
+    with pytest.raises(DatasetError, match="no function name"):
+        ChatTemplate(CHATML, TOKENS).rendered(nameless)
+
+
+def test_a_tool_call_without_words_is_found_where_only_the_last_turn_thinks() -> None:
+    rendered = ChatTemplate(THINKS_LAST, TOKENS).rendered(CALLS)
+
+    assert texts(rendered, rendered.supervised) == [
+        '<tool_call>opening_hours {"a": 1}</tool_call><|im_end|>\n',
+        "<think>\n\n</think>\n\n9-17<|im_end|>\n",
+    ]
+
+
+def test_a_thought_that_the_template_takes_out_of_the_history_is_not_learned_there() -> None:
+    messages = conversation("hej", "<think>\nhm\n</think>\n\nGoddag", "mer", "Nej")
+
+    rendered = ChatTemplate(THINKS_LAST, TOKENS).rendered(messages)
+
+    assert texts(rendered, rendered.supervised)[0] == "Goddag<|im_end|>\n"
+    assert rendered.answers == ()
+
+
+def test_answers_that_also_stand_in_the_markup_are_masked_where_they_are() -> None:
+    messages = conversation("ord?", "think", "mer?", "im_end")
+
+    rendered = ChatTemplate(THINKS_LAST, TOKENS).rendered(messages)
+
+    assert texts(rendered, rendered.supervised) == [
+        "think<|im_end|>\n",
+        "<think>\n\n</think>\n\nim_end<|im_end|>\n",
+    ]
+
+
+def test_a_prompt_that_is_always_there_is_not_learned_after_a_single_answer() -> None:
+    rendered = ChatTemplate(ALWAYS_PROMPTS, TOKENS).rendered(conversation("hej", "goddag"))
+
+    assert texts(rendered, rendered.supervised) == ["goddag<|eot_id|>"]
+
+
+def test_a_prompt_that_is_always_there_and_cannot_be_told_from_the_end_of_a_turn_is_refused() -> None:
+    source = "A town's help.{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+
+    with pytest.raises(DatasetError, match="generation prompt"):
+        ChatTemplate("{{ messages | length }}" + source, TOKENS).rendered(conversation("hej", "goddag"))
 
 
 def test_a_trailing_question_is_not_learned() -> None:
@@ -314,18 +438,33 @@ def test_text_with_the_reserved_marks_is_refused_where_tags_are_used() -> None:
     assert ChatTemplate(CHATML, TOKENS).rendered(messages).answer_bytes == 9
 
 
-def test_a_template_that_rewrites_history_is_refused_with_the_fix() -> None:
-    template = ChatTemplate(FORGETFUL, TOKENS)
+def test_a_template_that_moves_the_system_message_is_refused_with_the_fix() -> None:
+    template = ChatTemplate(SYSTEM_IN_THE_LAST_QUESTION, TOKENS)
 
     with pytest.raises(DatasetError) as refused:
-        template.rendered(SWEDISH)
+        template.rendered(conversation("hej", "goddag", system="Var artig."))
 
     assert "does not let the answers be found" in refused.value.problem
-    assert "message 2" in refused.value.problem
+    assert "message 3" in refused.value.problem
     assert "{% generation %}" in refused.value.fix
 
 
 def test_the_same_template_is_good_for_a_conversation_whose_history_it_does_not_rewrite() -> None:
+    rendered = ChatTemplate(SYSTEM_IN_THE_LAST_QUESTION, TOKENS).rendered(SWEDISH)
+
+    assert texts(rendered, rendered.supervised) == [" Klockan nio 🏊.</s>", "  Varsågod, Åsa! \n</s>"]
+
+
+def test_a_turn_that_is_marked_otherwise_once_others_follow_is_learned_as_it_stands() -> None:
+    rendered = ChatTemplate(FORGETFUL, TOKENS).rendered(SWEDISH)
+
+    assert texts(rendered, rendered.supervised) == [
+        "[assistant]Klockan nio 🏊.</s>",
+        "<think></think> Varsågod, Åsa! \n</s>",
+    ]
+
+
+def test_a_single_turn_is_learned_with_the_thought_that_the_template_gives_it() -> None:
     rendered = ChatTemplate(FORGETFUL, TOKENS).rendered(SWEDISH[:2])
 
     assert texts(rendered, rendered.supervised) == ["<think></think>Klockan nio 🏊.</s>"]
@@ -336,10 +475,9 @@ def test_the_same_template_is_good_for_a_conversation_whose_history_it_does_not_
     "source",
     [
         CHATML + "{{ eos_token }}",
-        CHATML.replace("assistant\\n' }}", "assistant\\n<think>' }}"),
         "{% if messages | length < 3 or not add_generation_prompt %}" + NO_PROMPT + "{% endif %}",
     ],
-    ids=["more at every end", "a prompt that is not in the history", "a prompt that forgets the turns before"],
+    ids=["more at every end", "a prompt that forgets the turns before"],
 )
 def test_a_template_whose_renderings_do_not_grow_turn_by_turn_is_refused(source: str) -> None:
     with pytest.raises(DatasetError, match="does not let the answers be found"):
@@ -368,7 +506,7 @@ def test_what_a_template_refuses_is_said_in_its_own_words() -> None:
     [
         "{{ messages[0].content + 1 }}",
         "{{ messages[0].tool_calls[0].name }}",
-        "{{ strftime_now('%Y') }}",
+        "{{ strftime_now(5) }}",
         "{{ 1 // 0 }}",
         "{{ messages[0].content.index('nowhere') }}",
         "{{ ''.encode('no such codec') }}",
@@ -491,7 +629,7 @@ def test_answers_are_the_stripped_contents_inside_ordered_disjoint_turns(
 
     check(rendered, [answer for _, answer in pairs])
     assert len(rendered.supervised) == len(pairs)
-    assert rendered.answers or style == "no prompt"
+    assert rendered.answers or style in ("no prompt", "thinks last", "prompts a thought")
 
 
 @settings(deadline=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -426,6 +427,56 @@ def test_rows_whose_answers_are_all_cut_off_are_refused(bases: dict[Family, Path
     assert "max_length" in failed.value.fix
 
 
+def test_a_token_that_the_model_has_no_row_for_is_refused_naming_it_and_the_vocabulary(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(bases["llama"], model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    size = len(tokenizer["model"]["vocab"])
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": size, "content": "harbour"})
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+    with pytest.raises(WorkerFailed) as failed:
+        TorchTrainer(assignment(model, rows, tmp_path / "work")).prepare()
+
+    assert failed.value.kind == "refused"
+    assert f"token {size} ('harbour')" in failed.value.problem
+    assert f"{size} tokens" in failed.value.problem
+    assert f"{rows}, line " in failed.value.problem
+    assert "tokenizer.json" in failed.value.fix
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_row_without_a_token_does_not_stop_the_training(
+    bases: dict[Family, Path], tmp_path: Path, seed: int
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(bases["llama"], model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["normalizer"] = {"type": "Replace", "pattern": {"String": "\u200b"}, "content": ""}
+    tokenizer["post_processor"] = None
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (model / "tokenizer_config.json").write_text("{}")
+    (model / "config.json").write_text(
+        json.dumps(json.loads((model / "config.json").read_text()) | {"bos_token_id": None, "eos_token_id": None})
+    )
+    texts = [*(f"row number {n}" for n in range(4)), *("\u200b" * n for n in range(1, 5))]
+    dataset = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
+    settings = {"format": "text", "strategy": "standard", "seed": seed, "validation_split": 0.5, "batch_size": 1}
+    trainer = TorchTrainer(assignment(model, dataset, tmp_path / "work", **settings))
+
+    prepared = trainer.prepare()
+    result = trainer.train_epoch(1, [RATE], (), ignore)
+    exported = trainer.export(1, [RATE], ignore)
+
+    empty = [index for index, example in enumerate(trainer.validation) if not example.input_ids]
+    assert empty
+    assert set(empty) <= set(prepared.incomparable_validation_rows)
+    assert math.isfinite(result.val_loss)
+    assert exported.output_difference > 0
+
+
 def test_a_model_that_lacks_a_weight_is_refused_not_filled_with_random_numbers(
     bases: dict[Family, Path], tmp_path: Path
 ) -> None:
@@ -453,6 +504,46 @@ def test_a_model_that_can_not_be_loaded_is_refused(bases: dict[Family, Path], tm
 
     assert failed.value.kind == "refused"
     assert str(tmp_path) in failed.value.problem
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"intermediate_size": 64},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}},
+    ],
+    ids=["shapes that do not fit", "a quantisation that is not installed"],
+)
+def test_a_model_that_its_config_does_not_fit_is_refused(
+    bases: dict[Family, Path], tmp_path: Path, config: dict[str, Any]
+) -> None:
+    shutil.copytree(bases["llama"], tmp_path, dirs_exist_ok=True)
+    document = json.loads((tmp_path / "config.json").read_text()) | config
+    (tmp_path / "config.json").write_text(json.dumps(document))
+
+    with pytest.raises(WorkerFailed) as failed:
+        load_base_model(tmp_path, torch.float32)
+
+    assert failed.value.kind == "refused"
+    assert str(tmp_path) in failed.value.problem
+    assert failed.value.fix
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_runs_out_while_a_model_is_loaded_is_not_called_a_bad_model(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def exhaust(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", exhaust)
+
+    with pytest.raises(WorkerFailed) as failed:
+        TorchTrainer(assignment(bases["llama"], rows, tmp_path)).prepare()
+
+    assert failed.value.kind == "out_of_memory"
 
 
 def test_code_in_a_model_directory_is_not_run(bases: dict[Family, Path], tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ def digest(value: int) -> bytes:
 
 
 ROWS = st.lists(st.integers(0, 30).map(digest), min_size=2, max_size=80).filter(lambda rows: len(set(rows)) > 1)
+DIFFERENT = st.lists(st.integers(0, 60).map(digest), min_size=2, max_size=60, unique=True)
+MORE_DIFFERENT = st.lists(st.integers(61, 120).map(digest), max_size=40, unique=True)
 SHARES = st.floats(0.001, 0.999)
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -46,13 +48,29 @@ def test_identical_rows_stay_on_one_side(rows: list[bytes], share: float, seed: 
 @settings(deadline=None)
 @given(rows=ROWS, share=SHARES, seed=SEEDS)
 @example(rows=[digest(1), digest(2)], share=0.999, seed=0)
-def test_validation_has_its_share_give_or_take_the_largest_group(rows: list[bytes], share: float, seed: int) -> None:
+@example(rows=[digest(1)] * 99 + [digest(2)], share=0.1, seed=0)
+@example(rows=[digest(1)] * 90 + [digest(n) for n in range(2, 12)], share=0.1, seed=0)
+def test_validation_is_never_larger_than_its_share_but_for_a_smallest_group(
+    rows: list[bytes], share: float, seed: int
+) -> None:
     sides = split(rows, share, seed)
 
     wanted = max(1, round(share * len(rows)))
-    largest = max(Counter(rows).values())
-    assert len(sides.validation) < wanted + largest
-    assert len(sides.validation) >= min(wanted, len(rows) - largest)
+    sizes = Counter(rows)
+    left_out = {rows[index] for index in sides.training}
+    if len(sides.validation) > wanted:
+        assert len(sides.validation) == min(sizes.values())
+    else:
+        room = min(wanted, len(rows) - 1) - len(sides.validation)
+        assert all(sizes[row] > room for row in left_out)
+
+
+def test_the_smallest_group_is_set_aside_where_every_group_is_too_large() -> None:
+    rows = [digest(1)] * 5 + [digest(2)] * 3 + [digest(3)] * 3
+
+    asides = {split(rows, 0.1, seed).validation for seed in range(30)}
+
+    assert asides == {(5, 6, 7), (8, 9, 10)}
 
 
 @settings(deadline=None)
@@ -69,7 +87,7 @@ def test_the_side_of_a_row_does_not_depend_on_its_place_in_the_file(
 
 
 @settings(deadline=None)
-@given(rows=ROWS, more=st.lists(st.integers(0, 60).map(digest), max_size=40), share=SHARES, seed=SEEDS)
+@given(rows=DIFFERENT, more=MORE_DIFFERENT, share=SHARES, seed=SEEDS)
 def test_added_rows_only_move_the_boundary_between_the_sides(
     rows: list[bytes], more: list[bytes], share: float, seed: int
 ) -> None:
@@ -81,7 +99,7 @@ def test_added_rows_only_move_the_boundary_between_the_sides(
 
 
 @settings(deadline=None)
-@given(rows=ROWS, seed=SEEDS, shares=st.tuples(SHARES, SHARES))
+@given(rows=DIFFERENT, seed=SEEDS, shares=st.tuples(SHARES, SHARES))
 def test_a_larger_share_sets_aside_the_same_rows_and_more(
     rows: list[bytes], seed: int, shares: tuple[float, float]
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from oneseek import runs
 from oneseek.api import home
 from oneseek.cli import options
 from oneseek.cli.watching import how_to_go_on, watching
+from oneseek.config.schema import LiveLeaderboardSection
 from oneseek.config.sources import resolve
-from oneseek.runs import Recorder
+from oneseek.runs import Recorder, Watch
 
 
 @click.command(
@@ -38,13 +39,12 @@ def train(
     oneseek train --dataset rows.jsonl --base-models mistral-7b llama-2-7b --epochs 3
     """
     resolved = resolve(file=config_file, environment=os.environ, flags=options.given(values, assigned))
-    with ExitStack() as open_until_the_end:
-        watch = open_until_the_end.enter_context(watching(resolved.config.live_leaderboard, as_json=as_json))
-        run = open_until_the_end.enter_context(
-            runs.submit(resolved.config, home(root, models_dir), problems=resolved.problems, watch=watch)
-        )
-        _train(run)
-    watch.conclude(runs.result(run.directory, run.state), run.state)
+    at = home(root, models_dir)
+    _carry_out(
+        lambda watch: runs.submit(resolved.config, at, problems=resolved.problems, watch=watch),
+        resolved.config.live_leaderboard,
+        as_json=as_json,
+    )
 
 
 @click.command(params=[*options.places(), *options.as_json()])
@@ -56,11 +56,7 @@ def resume(run: str, root: Path | None, models_dir: Path | None, as_json: bool) 
     oneseek resume run-20251122-143025
     """
     directory = runs.find(run, home(root, models_dir))
-    with ExitStack() as open_until_the_end:
-        watch = open_until_the_end.enter_context(watching(None, as_json=as_json))
-        taken_up = open_until_the_end.enter_context(runs.resume(directory, watch))
-        _train(taken_up)
-    watch.conclude(runs.result(directory, taken_up.state), taken_up.state)
+    _carry_out(lambda watch: runs.resume(directory, watch), None, as_json=as_json)
 
 
 @click.command(params=options.places())
@@ -78,15 +74,22 @@ def stop(run: str, root: Path | None, models_dir: Path | None, now: bool) -> Non
     click.echo(f"{directory.run_id} will stop {when}. {how_to_go_on(directory)}")
 
 
-def _train(run: Recorder) -> None:
-    """Train; a polite kill is a Ctrl-C. A run that was broken off says how to go on."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+def _carry_out(
+    take_up: Callable[[Watch], Recorder], leaderboard: LiveLeaderboardSection | None, *, as_json: bool
+) -> None:
+    """Train a run while it is watched, then say what became of it; one that was broken off, how to go on."""
+    signal.signal(signal.SIGTERM, _interrupt)  # a polite kill is a Ctrl-C
+    run: Recorder | None = None
     try:
-        runs.train(run)
+        with watching(leaderboard, as_json=as_json) as watch, take_up(watch) as run:
+            runs.train(run)
     except KeyboardInterrupt:
-        click.echo(f"\nStopped after epoch {run.state.epochs_done}. {how_to_go_on(run.directory)}", err=True)
+        if run:
+            hint = how_to_go_on(run.directory)
+            click.echo(f"{run.state.run_id} was stopped after epoch {run.state.epochs_done}. {hint}", err=True)
         raise
+    watch.conclude(runs.result(run.directory, run.state), run.state)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

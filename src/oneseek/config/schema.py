@@ -67,7 +67,7 @@ class ModelSection(Section):
     """Which base models are trained."""
 
     base_models: tuple[Text, ...] = ()
-    """The selection: names, keys or hub ids, as a list or with commas between them. One run trains them side by side."""
+    """The selection: names, keys or hub ids, a list or comma-separated. One run trains them side by side."""
 
     name: Text | None = None
     """One base model: the same as a `base_models` of one."""

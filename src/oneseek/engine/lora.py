@@ -35,6 +35,15 @@ class LoraLinear(nn.Module):
         self.lora_b = nn.Parameter(torch.zeros(outputs, r, dtype=torch.float32))
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
+    @property
+    def weight(self) -> Any:
+        """The base layer's, for models whose code reads it (Mamba's dt_proj): past the adapter, as the code does."""
+        return self.base.weight
+
+    @property
+    def bias(self) -> Any:
+        return self.base.bias
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (…, in) → (…, out), in the base layer's dtype."""
         base: Tensor = self.base(x)

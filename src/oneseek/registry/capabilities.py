@@ -15,11 +15,20 @@ from typing import Any, Literal
 import msgspec
 
 from oneseek.names import display_name, normalize_model_name
-from oneseek.registry.modules import LinearModule, fused_experts, is_buffer, linear_modules, linear_weights
+from oneseek.registry.modules import (
+    LinearModule,
+    embedding_rows,
+    fused_experts,
+    is_buffer,
+    left_out,
+    linear_modules,
+    linear_weights,
+)
 from oneseek.registry.safetensors import DamagedWeightsError, TensorInfo, parse_safetensors_header
 
 JSON_FILES = (
     "config.json",
+    "generation_config.json",
     "oneseek.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -35,6 +44,7 @@ ProblemKind = Literal[
     "broken-config",
     "foreign-code",
     "not-causal-lm",
+    "quantized",
     "no-weights",
     "only-pickle",
     "broken-index",
@@ -70,7 +80,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     `parameters` counts the stored ones (tied weights once), `dtypes` the same by safetensors type (`BF16`);
     `size_bytes` is that of its weight files. `context_length` is in tokens. `vocab_size`, `hidden_size` and `layers`
     are 0 where config.json does not say. `linear_paths` are the whole names of the modules in `linear_modules`;
-    `fused_experts` are expert weights that LoRA cannot adapt in this release.
+    `fused_experts` are expert weights that LoRA cannot adapt in this release. `left_out` are module names that `auto`
+    and `all-linear` pass over, each with the reason. `embedding_rows` are those of the token embedding as stored, 0
+    where nothing tells; `highest_token_id` is that of tokenizer.json, None where it was not read.
     """
 
     key: str
@@ -91,6 +103,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     linear_paths: tuple[str, ...]
     fused_experts: tuple[str, ...]
     problems: tuple[ModelProblem, ...]
+    left_out: dict[str, str] = {}
+    embedding_rows: int = 0
+    highest_token_id: int | None = None
 
     @property
     def usable(self) -> bool:
@@ -103,6 +118,8 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     `sizes`: bytes of every file directly in it. `contents`: the bytes of those in JSON_FILES that are there.
     `headers`: the first bytes of every safetensors file, as many as `header_bytes_needed` says.
     `unreadable`: files that are there and could not be read, with the reason.
+    `token_texts`: from tokenizer.json, the tokens of the ids in `token_ids_wanted`; `highest_token_id` where it was read.
+    `transformers_has_it`: the installed transformers has code of its own for the model's type.
     """
 
     directory: str
@@ -111,6 +128,9 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     contents: dict[str, bytes]
     headers: dict[str, bytes]
     unreadable: dict[str, str]
+    token_texts: dict[int, str] = {}
+    highest_token_id: int | None = None
+    transformers_has_it: bool = False
 
 
 # -- a model -------------------------------------------------------------------------------------------------------
@@ -165,11 +185,18 @@ def model_info(files: ModelFiles) -> ModelInfo:
         hidden_size=_positive(config, "hidden_size", "n_embd", "d_model") or 0,
         layers=_positive(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers") or 0,
         chat_template=chat_template(files.contents),
-        special_tokens={**_token_texts(token_map), **_token_texts(tokenizer)},
+        special_tokens={
+            **_tokens_by_id(files.contents, files.token_texts),
+            **_token_texts(token_map),
+            **_token_texts(tokenizer),
+        },
         linear_modules=linear_modules(tensors),
         linear_paths=tuple(sorted(modules)),
         fused_experts=fused_experts(tensors),
         problems=tuple(problems),
+        left_out=left_out(tensors),
+        embedding_rows=embedding_rows(tensors) or _positive(config, "vocab_size") or 0,
+        highest_token_id=files.highest_token_id,
     )
 
 
@@ -182,9 +209,10 @@ def lora_targets(info: ModelInfo, requested: str | Sequence[str]) -> tuple[str, 
     """The modules that LoRA adapts: sorted, each once.
 
     `auto` is the table of the model's family, where it has one, less what the model has not; else, like `all-linear`,
-    every decoder linear. A list of names is taken as it is: `missing_targets` says which of them the model has not.
+    every decoder linear; both without the model's `left_out`. A list of names is taken as it is: `missing_targets` says
+    which of them the model has not.
     """
-    present = {module.name for module in info.linear_modules}
+    present = {module.name for module in info.linear_modules} - info.left_out.keys()
     if requested == "all-linear":
         return tuple(sorted(present))
     if requested == "auto":
@@ -326,12 +354,23 @@ def _config(files: ModelFiles, problems: list[ModelProblem]) -> dict[str, Any]:
                 fix="Copy the model's own config.json into the directory.",
             )
         )
-    if config.get("auto_map"):
+    if config.get("auto_map") and not files.transformers_has_it:
         problems.append(
             ModelProblem(
                 kind="foreign-code",
-                problem="config.json has auto_map: the model brings Python code of its own, which is not run.",
-                fix="Select a model that transformers knows, or remove auto_map from config.json if it knows this one.",
+                problem="config.json has auto_map: the model brings Python code of its own, which is not run, and the "
+                f"installed transformers has none for {config.get('model_type')!r}.",
+                fix="Select a model that transformers knows, or install a transformers that knows this one.",
+            )
+        )
+    if quantisation := config.get("quantization_config") or config.get("compression_config"):
+        method = _string(quantisation.get("quant_method")) if isinstance(quantisation, dict) else None
+        problems.append(
+            ModelProblem(
+                kind="quantized",
+                problem=f"Its weights are stored quantised{f' ({_printable(method)})' if method else ''}, and such a "
+                "model can't be trained in this release.",
+                fix="Select the same model with its weights in bf16, fp16 or fp32.",
             )
         )
     architectures = _architectures(config)
@@ -379,6 +418,31 @@ def chat_template(contents: Mapping[str, bytes]) -> str | None:
         if (text_or_none := _string(chosen)) and text_or_none.strip():
             return text_or_none
     return None
+
+
+def token_ids_wanted(contents: Mapping[str, bytes]) -> dict[str, int]:
+    """`eos_token` and `bos_token` by their ids, where only config.json or generation_config.json names them.
+
+    A tokenizer file that says null says that there is none. contents: file name to bytes.
+    """
+    documents = {name: _object_or_none(contents.get(f"{name}.json", b"")) or {} for name in _NAMING_TOKENS}
+    said = documents["tokenizer_config"].keys() | documents["special_tokens_map"].keys()
+    wanted = {}
+    for token in ("eos_token", "bos_token"):
+        given = (documents[name].get(f"{token}_id") for name in ("config", "generation_config"))
+        ids = (value[0] if isinstance(value, list) and value else value for value in given)
+        first = next((value for value in ids if type(value) is int), None)
+        if token not in said and first is not None:
+            wanted[token] = first
+    return wanted
+
+
+_NAMING_TOKENS = ("config", "generation_config", "tokenizer_config", "special_tokens_map")
+
+
+def _tokens_by_id(contents: Mapping[str, bytes], texts: Mapping[int, str]) -> dict[str, str]:
+    wanted = token_ids_wanted(contents)
+    return {token: texts[number] for token, number in wanted.items() if texts.get(number)}
 
 
 def _check_tokenizer(files: ModelFiles, problems: list[ModelProblem]) -> None:

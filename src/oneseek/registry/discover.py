@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -20,9 +23,11 @@ from oneseek.registry.capabilities import (
     ModelProblem,
     chat_template,
     model_info,
+    token_ids_wanted,
     with_problem,
 )
 from oneseek.registry.safetensors import PROBE_BYTES, header_bytes_needed
+from oneseek.registry.vocabulary import Vocabulary, parse_vocabulary
 
 _SPECIAL = (SLUG, "oneseek-certified")
 _MARKS = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -122,6 +127,9 @@ def read_model_files(path: Path) -> ModelFiles:
         except OSError as error:
             unreadable[file.name] = error.strerror or str(error)
     absolute = path.absolute()
+    ids = token_ids_wanted(contents)
+    vocabulary = read_vocabulary(absolute / "tokenizer.json") if ids else None
+    texts = {number: vocabulary.text_of(number) for number in ids.values()} if vocabulary else {}
     return ModelFiles(
         directory=absolute.name,
         path=str(absolute),
@@ -129,7 +137,55 @@ def read_model_files(path: Path) -> ModelFiles:
         contents=contents,
         headers=headers,
         unreadable=unreadable,
+        token_texts={number: text for number, text in texts.items() if text is not None},
+        highest_token_id=vocabulary.highest_id if vocabulary else None,
+        transformers_has_it=_transformers_has(contents.get("config.json", b"")),
     )
+
+
+def with_highest_token_id(info: ModelInfo) -> ModelInfo:
+    """The same model with the highest id in its tokenizer.json, which is read unless it was."""
+    if info.highest_token_id is not None:
+        return info
+    vocabulary = read_vocabulary(Path(info.path) / "tokenizer.json")
+    return msgspec.structs.replace(info, highest_token_id=vocabulary.highest_id if vocabulary else None)
+
+
+def read_vocabulary(path: Path) -> Vocabulary | None:
+    """The tokens of a tokenizer.json; None where it is not there, cannot be read, or is no tokenizer."""
+    try:
+        return parse_vocabulary(path.read_bytes()) if path.stat().st_size <= _MAX_SMALL_FILE else None
+    except OSError:
+        return None  # it may have no tokenizer, which is a problem of its own; else its loader says why
+
+
+def _transformers_has(config: bytes) -> bool:
+    """Whether the installed transformers has a model of the type that config.json names.
+
+    Asked only where a model brings code, since that decides whether it can do without. transformers' table of models is
+    read as text: importing it would take seconds, and a folder's name is not always a type's (`gemma3_text`).
+    """
+    if b'"auto_map"' not in config:
+        return False
+    try:
+        named = msgspec.json.decode(config, type=_NamesItsType).model_type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False  # a broken config.json is a problem of its own
+    return named in _types_in_transformers()
+
+
+class _NamesItsType(msgspec.Struct):
+    model_type: str = ""
+
+
+@cache
+def _types_in_transformers() -> frozenset[str]:
+    found = importlib.util.find_spec("transformers")
+    places = found.submodule_search_locations if found else None
+    table = Path(next(iter(places), "")) / "models" / "auto" / "modeling_auto.py" if places else None
+    if table is None or not table.is_file():
+        return frozenset()
+    return frozenset(re.findall(r"^\s*\(\"([\w-]+)\", ", table.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def _header(file: Path, size: int) -> bytes:

@@ -64,6 +64,47 @@ def fused_experts(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def left_out(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Names of linear modules that are no target unless they are asked for by name, and why.
+
+    Names of expert weights: PEFT renames a target such as gate_proj to the fused experts of the loaded model, and an
+    adapter on a shared expert or a dense layer would then not be found. And in a state-space layer (told by A_log and D;
+    the decays of linear attention have no D) what Mamba's code or its kernels read the weight of without calling it:
+    dt_proj always, x_proj and out_proj on a GPU. PEFT refuses out_proj there too.
+    """
+    linear = linear_weights(tensors)
+    names = {path.rsplit(".", 1)[-1] for path in linear}
+    experts = {path.rsplit(".", 1)[-1] for path in fused_experts(tensors)}
+    mixers = {path.removesuffix(".A_log") for path in tensors if path.endswith(".A_log")}
+    bypassed = {
+        name
+        for mixer in mixers
+        for name in ("dt_proj", "x_proj", "out_proj")
+        if f"{mixer}.D" in tensors and f"{mixer}.{name}" in linear
+    }
+    return {
+        **dict.fromkeys(
+            sorted(experts & names), "it shares its name with expert weights, and PEFT would take it for them"
+        ),
+        **dict.fromkeys(sorted(bypassed), "the state-space layer reads its weight past any adapter"),
+    }
+
+
+def embedding_rows(tensors: Mapping[str, TensorInfo]) -> int:
+    """Rows of the token embedding, which is how many tokens the model knows; 0 where no tensor has a name for it."""
+    return max(
+        (
+            tensor.shape[0]
+            for name, tensor in tensors.items()
+            if name.endswith(".weight") and len(tensor.shape) == 2 and not _in_a_layer(name)
+            if name.split(".")[-2] in _TOKEN_EMBEDDINGS
+        ),
+        default=0,
+    )
+
+
+_TOKEN_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings", "embeddings")
+
 _EXPERT = re.compile(r"\.experts\.\d+(?=\.|$)")
 
 
