@@ -51,6 +51,7 @@ CORE = (
     "registry.capabilities",
     "registry.modules",
     "registry.safetensors",
+    "registry.vocabulary",
     "datasets.formats",
     "datasets.split",
     "estimate",

@@ -318,7 +318,7 @@ def test_all_linear_is_every_decoder_linear(tmp_path: Path) -> None:
     assert lora_targets(info, "all-linear") == ("dense", "fc1", "fc2", "k_proj", "q_proj", "v_proj")
 
 
-MOE = {
+MOE: dict[str, tuple[int, ...]] = {
     "model.layers.0.self_attn.q_proj.weight": (8, 8),
     "model.layers.0.mlp.gate_proj.weight": (16, 8),
     "model.layers.0.mlp.down_proj.weight": (8, 16),
@@ -326,7 +326,7 @@ MOE = {
     "model.layers.1.mlp.experts.0.gate_proj.weight": (16, 8),
     "model.layers.1.mlp.experts.0.down_proj.weight": (8, 16),
 }
-MIXER = {
+MIXER: dict[str, tuple[int, ...]] = {
     "backbone.layers.0.mixer.A_log": (8, 4),
     "backbone.layers.0.mixer.conv1d.weight": (8, 1, 4),
     "backbone.layers.0.mixer.in_proj.weight": (16, 8),

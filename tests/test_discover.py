@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ from oneseek.errors import ModelError
 from oneseek.registry import discover as discovering
 from oneseek.registry.capabilities import ModelInfo, lora_targets
 from oneseek.registry.discover import describe, digests, discover, read_model_files, with_highest_token_id
-from support.base_models import CHAT_TEMPLATE, write_model
+from oneseek.registry.vocabulary import Vocabulary
+from support.base_models import CHAT_TEMPLATE, SPECIAL_TOKENS, write_model
 
 
 def kinds(info: ModelInfo) -> list[str]:
@@ -202,7 +204,12 @@ def test_the_tokenizer_is_read_once_and_only_where_it_is_asked_for(
 ) -> None:
     read = []
     there = discovering.read_vocabulary
-    monkeypatch.setattr(discovering, "read_vocabulary", lambda path: read.append(path.parent.name) or there(path))
+
+    def watched(path: Path) -> Vocabulary | None:
+        read.append(path.parent.name)
+        return there(path)
+
+    monkeypatch.setattr(discovering, "read_vocabulary", watched)
     names_its_tokens, names_none = write_model(tmp_path / "a", vocab=64), hub_gpt2(tmp_path / "b", vocab_size=64)
 
     described = [describe(names_its_tokens), describe(names_none)]
@@ -377,6 +384,12 @@ def test_code_that_a_model_brings_is_refused_where_there_is_no_other(tmp_path: P
     assert "foreign-code" in kinds(describe(directory))
 
 
+def test_a_config_with_infinity_and_code_is_read_as_the_models_own_library_writes_it(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m", config={**AUTO_MAP, "time_step_limit": [0.0, math.inf]})
+
+    assert kinds(describe(directory)) == []
+
+
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "falcon", "gemma3_text", "gpt-sw3"])
 def test_code_that_a_model_brings_is_no_problem_where_transformers_has_its_own(tmp_path: Path, model_type: str) -> None:
     directory = write_model(tmp_path / "m", config={**AUTO_MAP, "model_type": model_type})
@@ -428,7 +441,9 @@ def test_digests_are_of_config_tokenizer_and_the_templates_text(tmp_path: Path) 
     found = digests(directory)
 
     assert found.config_sha256 == hashlib.sha256((directory / "config.json").read_bytes()).hexdigest()
-    assert found.tokenizer_sha256 == hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
+    tokenizer = hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
+    tokens = json.dumps(SPECIAL_TOKENS, sort_keys=True, separators=(",", ":"))
+    assert found.tokenizer_sha256 == hashlib.sha256(f"{tokenizer}  tokenizer.json\n{tokens}".encode()).hexdigest()
     assert found.template_sha256 == hashlib.sha256(CHAT_TEMPLATE.encode()).hexdigest()
 
 
@@ -437,6 +452,16 @@ def test_the_same_template_in_another_place_has_the_same_digest(tmp_path: Path) 
     second = write_model(tmp_path / "b", template_file="tokenizer_config.json")
 
     assert digests(first) == digests(second)
+
+
+def test_another_end_token_is_another_tokenizer(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "m")
+    before = digests(directory)
+    settings = json.loads((directory / "tokenizer_config.json").read_text())
+    settings["eos_token"] = settings["pad_token"]
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+    assert digests(directory).tokenizer_sha256 != before.tokenizer_sha256
 
 
 def test_one_flipped_bit_in_the_weights_changes_their_digest_and_no_other(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneseek.estimate import adapter_parameters, disk, memory, models_at_once
+from oneseek.estimate import adapter_parameters, disk, longest_row_bound, memory, models_at_once, row_length
 from oneseek.registry.capabilities import ModelInfo, lora_targets
 from oneseek.registry.discover import describe
 from support.base_models import write_model
@@ -47,6 +50,29 @@ def test_memory_grows_with_batch_length_and_rank(llama: ModelInfo, batch: int, l
 def test_a_target_counts_by_the_end_of_its_path(llama: ModelInfo) -> None:
     assert adapter_parameters(llama, 4, ["self_attn.q_proj"]) == adapter_parameters(llama, 4, ["q_proj"]) > 0
     assert adapter_parameters(llama, 4, ["proj"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "length"),
+    [([], 128), ([{"text": "x" * 50}, {"text": "y"}], 61), ([{"text": "å"}], 13), ([{"text": "x" * 500}], 128)],
+)
+def test_a_row_is_as_long_as_its_bytes_the_context_or_max_length_whichever_is_least(
+    llama: ModelInfo, rows: list[dict[str, str]], length: int
+) -> None:
+    longest = longest_row_bound(rows)
+
+    assert row_length(llama, 2048, longest) == length
+    assert row_length(llama, 10, longest) == 10
+    assert row_length(msgspec.structs.replace(llama, context_length=None), 2048, None) == 2048
+
+
+@given(rows=st.lists(st.dictionaries(st.text(max_size=3), st.text() | st.integers() | st.none()), max_size=4))
+def test_no_row_has_more_bytes_than_the_bound_says(rows: list[dict[str, Any]]) -> None:
+    bound = longest_row_bound(rows)
+
+    lengths = [len("".join(value for value in row.values() if isinstance(value, str)).encode()) for row in rows]
+    assert (bound is None) == (rows == [])
+    assert all(length <= (bound or 0) for length in lengths)
 
 
 def test_disk_holds_three_checkpoints_and_four_adapters(llama: ModelInfo) -> None:

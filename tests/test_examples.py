@@ -87,6 +87,7 @@ def test_a_text_is_learned_whole_but_for_the_token_that_begins_it() -> None:
     example = plain.encode({"text": "abc"})
 
     assert learned(plain.tokenizer, example.labels) == ["a", "b", "c", "</s>"]
+    assert [plain.tokenizer.id_to_token(token) for token in example.input_ids] == ["<s>", *"abc", "</s>"]
     assert example.labels[0] == IGNORED
 
 

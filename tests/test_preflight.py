@@ -11,6 +11,7 @@ from oneseek.config.parse import parse
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import Format, row_digest
 from oneseek.datasets.read import Dataset, RowProblem
+from oneseek.estimate import longest_row_bound
 from oneseek.names import nothing_selected
 from oneseek.preflight import gather
 from oneseek.preflight.facts import Facts, Trouble, Wanted
@@ -43,7 +44,7 @@ def model(key: str, *names: str, chat: bool = True, problems: tuple[ModelProblem
         hidden_size=64,
         layers=2,
         chat_template=TEMPLATE if chat else None,
-        special_tokens={},
+        special_tokens={"eos_token": "</s>"},
         linear_modules=tuple(linear(name, conv1d="c_attn" in names) for name in names),
         linear_paths=tuple(f"layers.{layer}.{name}" for name in names for layer in (0, 1)),
         fused_experts=(),
@@ -133,6 +134,15 @@ def test_a_selection_and_a_dataset_that_could_not_be_taken_are_not_called_missin
     findings = check(config, facts(models=(), wanted=(), dataset=None, config_problems=problems))
 
     assert ids(findings) == ["settings-are-valid", "settings-are-valid"]
+
+
+def test_a_name_with_a_space_in_it_is_one_name(home: Path) -> None:
+    write_model(home / "models" / "my model")
+
+    config, found = gathered(home, model={"base_models": "my model,mistral"})
+
+    assert [info.key for info in found.models] == ["my-model", "mistral-7b-instruct"]
+    assert check(config, found) == ()
 
 
 def test_a_name_that_matches_nothing_is_refused_with_the_nearest() -> None:
@@ -289,6 +299,65 @@ def test_a_model_whose_modules_could_not_be_read_is_not_said_to_have_none() -> N
     assert ids(check(config_for(), facts(model("llama", problems=(damaged,))))) == ["base-models-usable"]
 
 
+def moe() -> ModelInfo:
+    return msgspec.structs.replace(llama(), left_out={"v_proj": "it shares its name with expert weights"})
+
+
+def test_a_target_that_would_be_left_out_is_a_warning_where_it_is_asked_for() -> None:
+    (finding,) = check(config_for(lora={"target_modules": ["0.v_proj", "q_proj"]}), facts(moe()))
+
+    assert (finding.rule, finding.severity, finding.model) == ("lora-targets-take-effect", "warning", "llama")
+    assert finding.problem == "LLAMA: an adapter on 0.v_proj may do nothing: it shares its name with expert weights."
+
+
+@pytest.mark.parametrize("targets", ["auto", "all-linear", ["q_proj"]])
+def test_targets_without_those_left_out_are_allowed(targets: Any) -> None:
+    assert check(config_for(lora={"target_modules": targets}), facts(moe())) == ()
+
+
+def test_a_model_with_nothing_to_adapt_but_what_is_left_out_is_refused() -> None:
+    bare = msgspec.structs.replace(llama(), left_out={"q_proj": "shared", "v_proj": "shared"})
+
+    assert ids(check(config_for(), facts(bare))) == ["lora-targets-exist"]
+    assert ids(check(config_for(lora={"target_modules": ["q_proj"]}), facts(bare))) == ["lora-targets-take-effect"]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [("text", ["tokenizer-has-an-eos"]), ("prompt_completion", ["tokenizer-has-an-eos"]), ("messages", [])],
+)
+def test_plain_text_without_an_end_to_learn_is_a_warning(form: Format, expected: list[str]) -> None:
+    endless = msgspec.structs.replace(llama(), special_tokens={"bos_token": "<s>"})
+
+    findings = check(config_for(), facts(endless, dataset=dataset(form)))
+
+    assert ids(findings) == expected
+    assert all(finding.severity == "warning" and finding.model == "llama" for finding in findings)
+
+
+def test_a_tokenizer_that_could_not_be_read_is_not_said_to_have_no_end() -> None:
+    broken = ModelProblem(kind="broken-tokenizer", problem="Not JSON.", fix="Copy it again.")
+    endless = msgspec.structs.replace(llama(problems=(broken,)), special_tokens={})
+
+    assert ids(check(config_for(), facts(endless, dataset=dataset("text")))) == ["base-models-usable"]
+
+
+@pytest.mark.parametrize(("highest", "expected"), [(None, []), (511, []), (512, ["token-ids-fit-the-embedding"])])
+def test_token_ids_beyond_the_embedding_are_a_warning(highest: int | None, expected: list[str]) -> None:
+    odd = msgspec.structs.replace(llama(), embedding_rows=512, highest_token_id=highest)
+
+    findings = check(config_for(), facts(odd))
+
+    assert ids(findings) == expected
+    assert all("512" in finding.problem and finding.severity == "warning" for finding in findings)
+
+
+def test_token_ids_are_not_judged_where_the_embedding_is_not_known() -> None:
+    odd = msgspec.structs.replace(llama(), embedding_rows=0, highest_token_id=512)
+
+    assert check(config_for(), facts(odd)) == ()
+
+
 @pytest.mark.parametrize("targets", ["auto", "all-linear", ["c_attn"]])
 def test_targets_that_a_model_has_are_allowed(targets: Any) -> None:
     assert check(config_for(lora={"target_modules": targets}), facts(gpt2(chat=True))) == ()
@@ -362,8 +431,9 @@ def test_a_validation_side_that_is_only_rounded_is_allowed(rows: int) -> None:
     assert check(config_for(), facts(dataset=dataset(rows=rows))) == ()
 
 
-ONLY_USERS = "{% for m in messages %}{% if m.content == '17' %}{{ raise_exception('No 17!') }}{% endif %}" + (
-    TEMPLATE.partition("%}")[2]
+ONLY_USERS = (
+    "{% for m in messages %}{% if m.content == '17' %}{{ raise_exception('No 17!') }}{% endif %}"
+    + (TEMPLATE.partition("%}")[2])
 )
 
 
@@ -380,7 +450,9 @@ def test_rows_that_a_template_refuses_are_an_error_that_names_the_line_and_the_r
 
 
 def test_the_longest_rows_are_rendered_too() -> None:
-    picky = msgspec.structs.replace(llama(), chat_template=ONLY_USERS.replace("m.content == '17'", "m.content | length > 9"))
+    picky = msgspec.structs.replace(
+        llama(), chat_template=ONLY_USERS.replace("m.content == '17'", "m.content | length > 9")
+    )
     many = dataset(rows=60)
     long = {"messages": [{"role": "user", "content": "0123456789"}, {"role": "assistant", "content": "x"}]}
     rows = (*many.rows[:40], long, *many.rows[41:])
@@ -612,11 +684,42 @@ def test_a_dataset_is_found_as_given_before_the_homes_own(home: Path, monkeypatc
     assert gather.dataset_path("absent.jsonl", home) == Path("absent.jsonl")
 
 
-@pytest.mark.parametrize("name", ["absent.jsonl", "x" * 5000, "a\0b", "."])
+@pytest.mark.parametrize("name", ["absent.jsonl", "x" * 5000, "."])
 def test_a_dataset_that_cannot_be_read_is_a_fact(name: str, home: Path) -> None:
     config, found = gathered(home, data={"dataset": name})
 
     assert ids(check(config, found)) == ["dataset-readable"]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_text_that_is_no_path_is_refused_before_anything_is_looked_for(text: str, home: Path) -> None:
+    raw = {"model": {"base_models": [text]}, "data": {"dataset": text}, "output": {"directory": text}}
+    config, problems = parse(raw)
+
+    found = gather.gather(config, problems, home / "models", home, Path(config.output.directory or home))
+
+    assert ids(check(config, found)) == ["settings-are-valid"] * 3
+
+
+def test_a_token_beyond_the_embedding_is_found_for_selected_models_alone(home: Path) -> None:
+    for name in ("Mistral-7B-Instruct", "gpt_2"):
+        tokenizer = home / "models" / name / "tokenizer.json"
+        document = json.loads(tokenizer.read_text())
+        document["added_tokens"].append({"id": 64, "content": "<|im_start|>"})
+        tokenizer.write_text(json.dumps(document))
+
+    config, found = gathered(home)
+
+    assert [(finding.rule, finding.model) for finding in check(config, found)] == [
+        ("token-ids-fit-the-embedding", "mistral-7b-instruct")
+    ]
+
+
+def test_a_row_of_astronomical_numbers_has_a_length_too(home: Path) -> None:
+    row = {"text": "a", "n": 10**400}
+    long = msgspec.structs.replace(dataset("text"), rows=(row,) * 10)
+
+    assert longest_row_bound(long.rows) == len(json.dumps(row, separators=(",", ":")))
 
 
 def test_names_that_match_none_or_several_are_facts(home: Path) -> None:

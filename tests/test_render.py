@@ -86,17 +86,17 @@ BLOCKS = """
 # Thinks only in the turn that comes last; the turns before are rendered without.
 THINKS_LAST = """
 {%- for message in messages %}
-    {%- if message.role == 'assistant' and loop.last %}
-        {{- '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' + message.content + '<|im_end|>\\n' }}
-    {%- elif message.role == 'assistant' %}
-        {{- '<|im_start|>assistant\\n' + message.content.split('</think>')[-1].lstrip('\\n') }}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' %}
+        {{- '<think>\\n\\n</think>\\n\\n' if loop.last else '' }}
+        {{- message.content.split('</think>')[-1].lstrip('\\n') }}
         {%- for call in message.tool_calls or [] %}
             {{- '<tool_call>' + call.function.name + ' ' + (call.function.arguments | tojson) + '</tool_call>' }}
         {%- endfor %}
-        {{- '<|im_end|>\\n' }}
     {%- else %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+        {{- message.content }}
     {%- endif %}
+    {{- '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
@@ -297,7 +297,11 @@ def test_a_turn_in_which_nothing_is_tagged_is_not_learned() -> None:
 
 CALLS: list[dict[str, Any]] = [
     {"role": "user", "content": "hej"},
-    {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "opening_hours", "arguments": {"a": 1}}}]},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "opening_hours", "arguments": {"a": 1}}}],
+    },
     {"role": "tool", "content": "9-17"},
     {"role": "assistant", "content": "9-17"},
 ]
@@ -346,6 +350,21 @@ def test_answers_that_also_stand_in_the_markup_are_masked_where_they_are() -> No
         "think<|im_end|>\n",
         "<think>\n\n</think>\n\nim_end<|im_end|>\n",
     ]
+
+
+def test_what_follows_an_answer_and_depends_on_it_is_refused_where_only_its_place_would_tell() -> None:
+    counting = THINKS_LAST.replace("{{- '<|im_end|>\\n' }}", "{{- message.content | length }}<|im_end|>")
+
+    with pytest.raises(DatasetError, match="message 2 otherwise once others follow"):
+        ChatTemplate(counting, TOKENS).rendered(SWEDISH)
+
+
+def test_text_with_the_mark_that_answers_are_found_by_is_refused_where_it_is_needed() -> None:
+    messages = conversation("hej", "god\ufdd2dag", "hej", "hej")
+
+    with pytest.raises(DatasetError, match="U\\+FDD2"):
+        ChatTemplate(THINKS_LAST, TOKENS).rendered(messages)
+    assert ChatTemplate(CHATML, TOKENS).rendered(messages).answers
 
 
 def test_a_prompt_that_is_always_there_is_not_learned_after_a_single_answer() -> None:

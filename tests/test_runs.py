@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
 
 from oneseek import runs
+from oneseek.engine import checkpoint
 from oneseek.engine.interface import Prepared
 from oneseek.engine.scripted import ScriptedTrainer
 from oneseek.errors import Failed, RunError, StorageError, TrainingFailed
@@ -161,6 +162,19 @@ def test_the_adapter_that_is_kept_is_the_best_or_the_last(town: Town, keep: str,
     verified = [event for event in events(directory) if isinstance(event, ModelVerified)]
     assert [(event.model, event.epoch) for event in verified] == [("alfa-1b", epoch)]
     assert load(directory.training_results)["metrics"]["alfa-1b"]["epoch"] == epoch
+
+
+def test_the_two_last_checkpoints_and_the_best_are_kept(town: Town) -> None:
+    town.script("alfa-1b", {"bits_per_byte": [1.0, 2.0, 3.0, 4.0], "val_losses": [1.0, 2.0, 3.0, 4.0]})
+    kept: set[str] = set()
+
+    def look(record: Record, state: RunState) -> None:
+        if isinstance(record.event, ModelVerified):
+            kept.update(path.name for path in town.results.run(state.run_id).worker("alfa-1b").glob("epoch-*"))
+
+    town.train("alfa-1b", training__num_epochs=4, watch=look)
+
+    assert kept == {"epoch-1", "epoch-3", "epoch-4"}
 
 
 @pytest.mark.parametrize("kind", ["diverged", "out_of_memory", "crashed"])
@@ -490,7 +504,7 @@ def test_every_record_of_a_run_has_a_wire_form_that_is_json(town: Town) -> None:
     assert shown[-1]["type"] == "training_complete"
 
 
-def full(*_: object, **__: object) -> None:
+def full() -> NoReturn:
     raise StorageError("The disk is full.", "Free some space, then try again.")
 
 
@@ -508,8 +522,13 @@ def test_a_full_disk_in_a_worker_fails_the_run_and_quarantines_nobody(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed, _ = town.train()
+    write = checkpoint.write
+
+    def full_for_beta(directory: Path, epoch: int, files: Mapping[str, bytes]) -> str:
+        return full() if directory.name == "beta-1b" else write(directory, epoch, files)
+
     with monkeypatch.context() as broken:
-        broken.setattr("oneseek.engine.checkpoint.write", full)
+        broken.setattr("oneseek.engine.checkpoint.write", full_for_beta)
         with town.submit() as run, pytest.raises(TrainingFailed, match="disk is full"):
             runs.train(run)
     failed = runs.describe(run.directory)

@@ -448,9 +448,7 @@ def test_a_token_that_the_model_has_no_row_for_is_refused_naming_it_and_the_voca
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_row_without_a_token_does_not_stop_the_training(
-    bases: dict[Family, Path], tmp_path: Path, seed: int
-) -> None:
+def test_a_row_without_a_token_does_not_stop_the_training(bases: dict[Family, Path], tmp_path: Path, seed: int) -> None:
     model = tmp_path / "model"
     shutil.copytree(bases["llama"], model)
     tokenizer = json.loads((model / "tokenizer.json").read_text())
@@ -458,12 +456,19 @@ def test_a_row_without_a_token_does_not_stop_the_training(
     tokenizer["post_processor"] = None
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     (model / "tokenizer_config.json").write_text("{}")
+    (model / "generation_config.json").unlink()
     (model / "config.json").write_text(
         json.dumps(json.loads((model / "config.json").read_text()) | {"bos_token_id": None, "eos_token_id": None})
     )
-    texts = [*(f"row number {n}" for n in range(4)), *("\u200b" * n for n in range(1, 5))]
+    texts = [*("\u200b" * n for n in range(1, 5)), *(f"row number {n}" for n in range(4))]
     dataset = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
-    settings = {"format": "text", "strategy": "standard", "seed": seed, "validation_split": 0.5, "batch_size": 1}
+    settings: dict[str, Any] = {
+        "format": "text",
+        "strategy": "standard",
+        "seed": seed,
+        "validation_split": 0.5,
+        "batch_size": 1,
+    }
     trainer = TorchTrainer(assignment(model, dataset, tmp_path / "work", **settings))
 
     prepared = trainer.prepare()
@@ -475,6 +480,13 @@ def test_a_row_without_a_token_does_not_stop_the_training(
     assert set(empty) <= set(prepared.incomparable_validation_rows)
     assert math.isfinite(result.val_loss)
     assert exported.output_difference > 0
+
+
+def test_rows_without_a_token_are_put_together_as_whole_numbers() -> None:
+    batch = collate([Example((), (), (), 0, False)] * 2, torch.device("cpu"))
+
+    assert (batch.input_ids.dtype, batch.labels.dtype) == (torch.long, torch.long)
+    assert batch.input_ids.shape == (2, 0)
 
 
 def test_a_model_that_lacks_a_weight_is_refused_not_filled_with_random_numbers(

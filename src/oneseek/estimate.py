@@ -5,7 +5,8 @@ Estimates for fp32 on the CPU with plain padded batches and no checkpointing of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -67,6 +68,22 @@ def memory(
         activations=int(kept * PEAK_OVER_KEPT),
         logits=3 * tokens * info.vocab_size * FP32,
     )
+
+
+def longest_row_bound(rows: Iterable[Mapping[str, Any]]) -> int | None:
+    """Bytes of the longest row as JSON, which it has no more tokens than; None where there is no row.
+
+    A token covers at least a byte, and the names of fields and roles stand in for what a template adds.
+    """
+    return max((len(msgspec.json.encode(row)) for row in rows), default=None)
+
+
+def row_length(info: ModelInfo, max_length: int, longest_row: int | None) -> int:
+    """Tokens of the longest row that `info` can meet: none is longer than `max_length`, its context, or its bytes.
+
+    longest_row: what `longest_row_bound` says of the dataset, None where that is not known.
+    """
+    return min(limit for limit in (max_length, info.context_length, longest_row) if limit is not None)
 
 
 def disk(info: ModelInfo, lora_r: int, targets: Sequence[str]) -> int:

@@ -2,7 +2,7 @@
 
 The text of a conversation is made by the base model's own chat template, in a sandbox. Which characters are the
 assistant's is read from the template's `{% generation %}` tags; where it has none, from how the rendering grows turn by
-turn. Nothing is guessed: a template that does not show where its answers are is refused.
+turn, or round a mark in its place. Nothing is guessed: a template that does not show where its answers are is refused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -97,7 +98,7 @@ class ChatTemplate:
     """A base model's chat template, compiled once.
 
     Templates see what transformers shows them (`messages`, `add_generation_prompt`, the special tokens, `tools` and
-    `documents` as none, `raise_exception`, `tojson`), except `strftime_now`: a rendering must not depend on the clock.
+    `documents` as none, `raise_exception`, `tojson`), but for them it is always the same day (`strftime_now`).
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -113,6 +114,7 @@ class ChatTemplate:
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag])
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
         try:
             tree = environment.parse(source)
             self._template = environment.from_string(tree)
@@ -139,10 +141,11 @@ class ChatTemplate:
 
         Raises:
             DatasetError, ModelError: as `render`; DatasetError also when the template does not let the answers be
-                found: its rendering of the first turns is not how the rendering of all begins.
+                found, or does not print a tool call.
         """
         text = self.render(messages)
         turns = self._tagged_turns(messages, text) if self._has_generation_tags else self._grown_turns(messages, text)
+        self._require_printed_calls(messages, text, turns)
         contents = [_content(message).strip() for message in messages if message["role"] == "assistant"]
         answers = _find_answers(text, turns, contents)
         supervised = tuple(turn for turn in turns if turn.start < turn.end)
@@ -167,21 +170,126 @@ class ChatTemplate:
         return turns
 
     def _grown_turns(self, messages: Sequence[Message], text: str) -> list[Span]:
-        """Turn i spans from the rendering of what precedes it, asking for an answer, to the rendering with it."""
+        """Where each turn begins and ends is read from the rendering of what precedes it and of what ends with it.
+
+        A template may render a turn otherwise once others follow (its thought is taken out, the text's end is not
+        there yet). Its place is then read from a second rendering, in which a mark stands for each answer; all text
+        round the answer must be equal in both, or the row is refused.
+        """
+        prompt = self._standing_prompt(messages, text)
+        marked: _Marked | None = None
         turns: list[Span] = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
+        for index in (number for number, message in enumerate(messages) if message["role"] == "assistant"):
             before = self.render(messages[:index], add_generation_prompt=True)
             until = text if index + 1 == len(messages) else self.render(messages[: index + 1])
-            turn = Span(len(before), len(until))
-            after_last = not turns or turns[-1].end <= turn.start
-            if not (text.startswith(until) and until.startswith(before) and after_last):
-                raise _hidden_answers(f"its rendering does not grow turn by turn (message {index + 1})")
+            turn = _grown(text, before, until.removesuffix(prompt), self._eos)
+            if turn is None or (turns and turn.start < turns[-1].end):
+                marked = marked or self._marked(messages, index)
+                turn = self._turn_round_mark(messages, text, index, marked)
+            if turns and turn.start < turns[-1].end:
+                raise _hidden_answers(f"message {index + 1} begins before the answer ahead of it ends")
             turns.append(turn)
         if all(turn.start == turn.end for turn in turns):
             raise _hidden_answers("there is no assistant turn in what it renders")
         return turns
+
+    def _standing_prompt(self, messages: Sequence[Message], text: str) -> str:
+        """The generation prompt of a template that prints it even where none is asked for; "" for all others.
+
+        It is what follows the end of the last answer's turn. That end is told by a question put after it: what stands
+        between the two is the end of a turn and the header of a question, and the latter also begins a conversation.
+        """
+        if self.render(messages, add_generation_prompt=True) != text:
+            return ""
+        spoken = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        if not spoken:
+            return ""
+        answered, question = list(messages[: spoken[-1] + 1]), {"role": "user", "content": _MARK}
+        if self.render([*answered, question]).startswith(self.render(answered)):
+            return ""
+        marked = [*answered[:-1], _with_mark(answered[-1], spoken[-1])]
+        between = self.render([*marked, question]).split(_MARK)
+        opening = self.render([question]).split(_MARK)[0].removeprefix(self._special_tokens.get("bos_token", ""))
+        after = self.render(marked).split(_MARK)
+        if len(between) == 3 and len(after) == 2 and between[1].endswith(opening):
+            end = between[1].removesuffix(opening)
+            prompt = after[1].removeprefix(end)
+            if after[1].startswith(end) and self.render(answered[:-1]).endswith(prompt):
+                return prompt
+        raise _hidden_answers("it prints its generation prompt even where none is asked for, or rewrites history")
+
+    def _marked(self, messages: Sequence[Message], index: int) -> _Marked:
+        if any(_MARK in _content(message) for message in messages):
+            raise DatasetError(
+                f"The conversation holds U+{ord(_MARK):04X}, which Unicode reserves and OneSeek marks answers with.",
+                "Remove this character from the row.",
+            )
+        marked = [_with_mark(m, number) if m["role"] == "assistant" else m for number, m in enumerate(messages)]
+        text = self.render(marked)
+        places = tuple(place for place, char in enumerate(text) if char == _MARK)
+        if len(places) != sum(message["role"] == "assistant" for message in messages):
+            raise _hidden_answers(f"not every answer stands once in what it renders (message {index + 1})")
+        return _Marked(marked, text, places)
+
+    def _turn_round_mark(self, messages: Sequence[Message], text: str, index: int, marked: _Marked) -> Span:
+        """From the generation prompt before an answer, or from the answer where the history has another prompt, to
+        the end that the answer's turn has when it is the last."""
+        speakers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        nth = speakers.index(index)
+        mark = marked.places[nth]
+        start = self._answer_start(messages, text, index, marked, mark)
+        limit, marked_limit = len(text), len(marked.text)
+        if nth + 1 < len(speakers):
+            limit, marked_limit = self._beginning(messages, text, speakers[nth + 1], marked)
+        after = marked.text[mark + 1 : marked_limit]  # from the end of the answer to the next one's header
+        tail = self.render(marked.messages[: index + 1]).rpartition(_MARK)[2]
+        answer_end = limit - len(after)
+        if answer_end >= start and text.startswith(after, answer_end):
+            for end in (tail, tail.removesuffix(self._eos)):
+                if after.startswith(end):
+                    return Span(start, answer_end + len(end))
+        raise _hidden_answers(f"it renders message {index + 1} otherwise once others follow")
+
+    def _answer_start(self, messages: Sequence[Message], text: str, index: int, marked: _Marked, mark: int) -> int:
+        history, marked_history = self._beginning(messages, text, index, marked)
+        before = self.render(messages[:index], add_generation_prompt=True)
+        if text.startswith(before):
+            return len(before)
+        header = marked.text[marked_history:mark]
+        if text.startswith(header, history):
+            return history + len(header)
+        raise _hidden_answers(f"the header of message {index + 1} depends on what is in it")
+
+    def _beginning(self, messages: Sequence[Message], text: str, index: int, marked: _Marked) -> tuple[int, int]:
+        """How long the history before message `index` is, in the text and in the marked text."""
+        history, marked_history = self.render(messages[:index]), self.render(marked.messages[:index])
+        before = self.render(messages[:index], add_generation_prompt=True)
+        if not (text.startswith(history) and marked.text.startswith(marked_history) and before.startswith(history)):
+            raise _hidden_answers(f"what comes before message {index + 1} changes with it")
+        return len(history), len(marked_history)
+
+    @property
+    def _eos(self) -> str:
+        return self._special_tokens.get("eos_token", "")
+
+    def _require_printed_calls(self, messages: Sequence[Message], text: str, turns: Sequence[Span]) -> None:
+        """A call that the template leaves out would be dropped from what is learned, and nobody would know."""
+        speakers = [(number, message) for number, message in enumerate(messages, 1) if message["role"] == "assistant"]
+        one_each = len(turns) == len(speakers)
+        learned = "".join(text[turn.start : turn.end] for turn in turns)
+        for place, (number, message) in enumerate(speakers):
+            said = text[turns[place].start : turns[place].end] if one_each else learned
+            for call in message.get("tool_calls") or ():
+                name = _function_name(call)
+                if not name:
+                    raise DatasetError(
+                        f"A tool call of message {number} has no function name.", "Give every call function.name."
+                    )
+                if name not in said:
+                    raise DatasetError(
+                        f"The chat template does not print the tool call {name!r} of message {number}.",
+                        "Select a base model whose template takes tool calls, or remove them from the row.",
+                    )
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool, begin: str, end: str) -> str:
         values = {
@@ -202,6 +310,43 @@ class ChatTemplate:
                 f"The chat template does not render this conversation: {error}.",
                 "Change the row to what the template takes, or select another base model.",
             ) from error
+
+
+class _Marked(msgspec.Struct, frozen=True):
+    """A conversation in which a mark stands for each answer, its rendering, and where the marks are in that."""
+
+    messages: list[Message]
+    text: str
+    places: tuple[int, ...]
+
+
+def _grown(text: str, before: str, until: str, eos: str) -> Span | None:
+    """A turn that stands in the text as in the rendering that ends with it, but for an EOS that only ends the text."""
+    if not (text.startswith(before) and until.startswith(before)):
+        return None
+    turn = until.removeprefix(before)
+    for end in (turn, turn.removesuffix(eos)):
+        if text.startswith(end, len(before)):
+            return Span(len(before), len(before) + len(end))
+    return None
+
+
+def _with_mark(message: Message, index: int) -> Message:
+    """The message with a mark for its content or, where it only calls tools, for the name of its last call."""
+    if _content(message).strip():
+        return {**message, "content": _MARK}
+    *calls, last = message.get("tool_calls") or [{}]
+    if not _function_name(last):
+        raise _hidden_answers(f"message {index + 1} is empty, which leaves nothing to find it by")
+    inside = last.get("function")
+    named = {**last, "function": {**inside, "name": _MARK}} if isinstance(inside, Mapping) else {**last, "name": _MARK}
+    return {**message, "tool_calls": [*calls, named]}
+
+
+def _function_name(call: Mapping[str, Any]) -> str:
+    inside = call.get("function")
+    name = (inside if isinstance(inside, Mapping) else call).get("name")
+    return name if isinstance(name, str) else ""
 
 
 # -- the answers inside the turns ----------------------------------------------------------------------------------
@@ -264,6 +409,7 @@ _BEGIN: Final = "oneseek_generation_begins"
 _END: Final = "oneseek_generation_ends"
 _BEGIN_MARK: Final = "\ufdd0"  # noncharacters: no text for interchange holds them (Unicode 16, section 23.7)
 _END_MARK: Final = "\ufdd1"
+_MARK: Final = "\ufdd2"
 _MARKS: Final = re.compile(f"([{_BEGIN_MARK}{_END_MARK}])")
 
 
@@ -287,6 +433,15 @@ class _GenerationTag(Extension):
 
 def _print(variable: str, line: int) -> nodes.Output:
     return nodes.Output([nodes.Name(variable, "load", lineno=line)], lineno=line)
+
+
+# Templates that write today's date would give other weights tomorrow from the same recipe. So it is always one day:
+# the one that Llama 3.1's template falls back on where there is no clock.
+_TODAY: Final = date(2024, 7, 26)
+
+
+def _strftime_now(format: str) -> str:  # noqa: A002
+    return _TODAY.strftime(format)
 
 
 def _raise_exception(message: str) -> None:

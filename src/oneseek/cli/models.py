@@ -98,7 +98,7 @@ def show(name: str, root: Path | None, models_dir: Path | None, as_json: bool) -
                 str(module.in_features),
                 str(module.out_features),
                 str(module.count),
-                "trained" if module.name in targets else "",
+                "trained" if module.name in targets else Text(model.left_out.get(module.name, "")),
             )
         console.print(table)
 
@@ -120,6 +120,7 @@ def described(model: ModelInfo) -> dict[str, Any]:
             {"name": part.name, "in": part.in_features, "out": part.out_features, "places": part.count}
             for part in model.linear_modules
         ],
+        "left_out": model.left_out,
         "usable": model.usable,
         "problems": [{"kind": part.kind, "problem": part.problem, "fix": part.fix} for part in model.problems],
     }

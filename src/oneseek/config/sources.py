@@ -337,16 +337,16 @@ class _OneKeyOnce(yaml.SafeLoader):
         self.open_anchors: list[str] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
+        opened: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(opened, yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > self.most_aliases:
                 raise yaml.composer.ComposerError(None, None, f"more than {self.most_aliases} aliases")
-            if event.anchor in self.open_anchors:
-                said = f"{event.anchor!r} stands for what it is part of"
-                raise yaml.composer.ComposerError(None, None, said, event.start_mark)
+            if opened.anchor in self.open_anchors:
+                said, mark = f"{opened.anchor!r} stands for what it is part of", opened.start_mark
+                raise yaml.composer.ComposerError(None, None, said, mark)  # type: ignore[arg-type]  # two Mark classes
             return super().compose_node(parent, index)
-        self.open_anchors.append(event.anchor or "")
+        self.open_anchors.append(opened.anchor or "")
         node = super().compose_node(parent, index)
         self.open_anchors.pop()
         return node

@@ -100,7 +100,8 @@ def _check_message(message: object, where: str) -> str | None:
     calls = message.get("tool_calls") or None
     if calls is not None:
         return _check_calls(calls, role, where) or _check_content(message.get("content"), where, may_be_empty=True)
-    return _check_content(message.get("content"), where, may_be_empty=False)
+    # A tool that found nothing says nothing.
+    return _check_content(message.get("content"), where, may_be_empty=role == "tool")
 
 
 def _check_content(content: object, where: str, *, may_be_empty: bool) -> str | None:

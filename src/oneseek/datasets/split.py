@@ -18,11 +18,12 @@ class Split(msgspec.Struct, frozen=True):
 
 
 def split(digests: Sequence[bytes], share: float, seed: int) -> Split:
-    """Set aside at least `max(1, round(share * rows))` rows, identical rows (equal digests) all on one side.
+    """Set aside `max(1, round(share * rows))` rows, identical rows (equal digests) all on one side.
 
-    Groups of identical rows stand in the order of SHA-256(`<seed>:` + digest), and validation takes them from the
-    front until it holds enough; the last group always stays in training. No group's place depends on the other rows:
-    of the rows that two datasets share, one dataset's validation side contains the other's.
+    Groups of identical rows stand in the order of SHA-256(`<seed>:` + digest), and validation takes from the front
+    every group that fits into what is still wanted, of at most all rows but one. Where none fits, it is the smallest
+    group. No group's place depends on the other rows: where all rows differ, of those that two datasets share, one
+    dataset's validation side contains the other's.
 
     Args:
         digests: `formats.row_digest` of every row, in the order of the rows.
@@ -41,13 +42,14 @@ def split(digests: Sequence[bytes], share: float, seed: int) -> Split:
             "need at least one each.",
             "Add rows, or give a validation dataset with data.validation_dataset.",
         )
-    wanted = max(1, round(share * len(digests)))
+    wanted = min(max(1, round(share * len(digests))), len(digests) - 1)
+    ordered = [groups[digest] for digest in sorted(groups, key=lambda digest: _place(digest, seed))]
     validation: list[int] = []
-    for digest in sorted(groups, key=lambda digest: _place(digest, seed))[:-1]:
-        if len(validation) >= wanted:
-            break
-        validation += groups[digest]
-    aside = frozenset(validation)
+    for group in ordered:
+        if len(validation) + len(group) <= wanted:
+            validation += group
+    smallest: list[int] = min(ordered, key=len)
+    aside = frozenset(validation or smallest)
     return Split(tuple(index for index in range(len(digests)) if index not in aside), tuple(sorted(aside)))
 
 

@@ -34,7 +34,8 @@ def collate(examples: Sequence[Example], device: torch.device, counted: Sequence
     counts = counted or [True] * len(examples)
 
     def padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-        return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows], device=device)
+        whole = [[*row, *[filler] * (longest - len(row))] for row in rows]
+        return torch.tensor(whole, dtype=torch.long, device=device)  # of empty rows torch would make floats
 
     return Batch(
         input_ids=padded([e.input_ids for e in examples], 0),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 
@@ -13,10 +13,17 @@ from oneseek.chat.render import ChatTemplate, Rendered, Span, render_row
 from oneseek.datasets.read import read_dataset
 from oneseek.datasets.split import split
 from oneseek.engine.interface import Assignment
-from oneseek.errors import WorkerFailed
+from oneseek.errors import DatasetError, ModelError, WorkerFailed
 from oneseek.registry.discover import describe
 
 IGNORED = -100  # the label of a token that is not learned; what torch's cross-entropy leaves out
+
+
+class NumberedRow(NamedTuple):
+    """A normalised row and the line of the dataset on which it starts."""
+
+    line: int
+    row: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,8 @@ class Example:
     """One row as the model sees it. The three sequences have one entry per token.
 
     `labels` holds the token's own id where it is learned, `IGNORED` elsewhere. `answer_mask` marks the learned tokens
-    that cover characters of the answers; `answer_bytes` is the length of those answers in UTF-8.
+    that cover characters of the answers; `answer_bytes` is the length of those answers in UTF-8, without what only the
+    row's first token covers, which nothing predicts.
     """
 
     input_ids: tuple[int, ...]
@@ -40,11 +48,14 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns the rows of one assignment into examples of at most `max_length` tokens."""
+    """Turns the rows of one assignment into examples of at most `max_length` tokens.
+
+    `special_tokens` are the model's, by the names that tokenizer_config.json gives them (`eos_token`).
+    """
 
     tokenizer: Tokenizer
     template: ChatTemplate | None
-    eos: str
+    special_tokens: Mapping[str, str]
     format: str
     max_length: int
 
@@ -53,13 +64,43 @@ class Encoder:
 
         Tokenising it piece by piece would give other tokens at the seams than the model meets when it answers.
         """
-        rendered = render_row(row, self.format, self.template, self.eos)
+        rendered = render_row(row, self.format, self.template, self.special_tokens.get("eos_token", ""))
         # A chat template writes the tokenizer's special tokens itself; plain text needs them added.
         encoding = self.tokenizer.encode(rendered.text, add_special_tokens=self.template is None)
-        return label(encoding, rendered, self.max_length)
+        return label(encoding, rendered, self.max_length, () if self.template else self._leading(encoding))
+
+    def _leading(self, encoding: Encoding) -> tuple[int, ...]:
+        """What is put before plain text to predict its first token from: BOS, else EOS; nothing where the tokenizer
+        puts a token there itself. Else models would be measured over different bytes of one answer."""
+        if encoding.special_tokens_mask[:1] == [1]:
+            return ()
+        names = (self.special_tokens.get(name) for name in ("bos_token", "eos_token"))
+        found = (self.tokenizer.token_to_id(name) for name in names if name)
+        return next(((token,) for token in found if token is not None), ())
+
+
+def encode_rows(encoder: Encoder, rows: Iterable[NumberedRow], dataset: str) -> list[Example]:
+    """The examples of a dataset's rows, in their order.
+
+    Raises:
+        WorkerFailed: the model's template refuses a row; its line is named.
+    """
+    examples = []
+    for line, row in rows:
+        try:
+            examples.append(encoder.encode(row))
+        except (DatasetError, ModelError) as error:
+            raise WorkerFailed("refused", f"{dataset}, line {line}: {error.problem}", error.fix) from error
+    return examples
 
 
 def split_rows(assignment: Assignment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The assignment's training and validation rows, as `numbered_rows` gives them, without their lines."""
+    training, validation = numbered_rows(assignment)
+    return [row for _, row in training], [row for _, row in validation]
+
+
+def numbered_rows(assignment: Assignment) -> tuple[list[NumberedRow], list[NumberedRow]]:
     """The assignment's training and validation rows, the same for every model of a run.
 
     Raises:
@@ -75,7 +116,8 @@ def split_rows(assignment: Assignment) -> tuple[list[dict[str, Any]], list[dict[
             "Put the file of the run's beginning back, or start a new run.",
         )
     parts = split(dataset.digests, assignment.validation_split, assignment.seed)
-    return [dataset.rows[i] for i in parts.training], [dataset.rows[i] for i in parts.validation]
+    numbered = [NumberedRow(line, row) for line, row in zip(dataset.lines, dataset.rows, strict=True)]
+    return [numbered[i] for i in parts.training], [numbered[i] for i in parts.validation]
 
 
 def encoder_for(assignment: Assignment) -> Encoder:
@@ -96,7 +138,7 @@ def encoder_for(assignment: Assignment) -> Encoder:
     return Encoder(
         tokenizer=load_tokenizer(model),
         template=template,
-        eos=info.special_tokens.get("eos_token", ""),
+        special_tokens=info.special_tokens,
         format=assignment.format,
         max_length=min(assignment.max_length, info.context_length or assignment.max_length),
     )
@@ -126,25 +168,38 @@ def load_tokenizer(model: Path) -> Tokenizer:
     return tokenizer
 
 
-def label(encoding: Encoding, rendered: Rendered, max_length: int) -> Example:
+def label(encoding: Encoding, rendered: Rendered, max_length: int, leading: tuple[int, ...] = ()) -> Example:
     """Mark the tokens of a rendering that are learned, and cut it to `max_length` from the end.
 
-    The first token is never learned: nothing stands before it to predict it from.
+    The first token is never learned: nothing stands before it to predict it from. `leading` are tokens to put before
+    the rendering's own.
     """
-    spans = _character_spans(encoding)
+    spans = [*(Span(0, 0) for _ in leading), *_character_spans(encoding)]
     supervised = _overlapping(spans, rendered.supervised)
     answers = _overlapping(spans, rendered.answers)
     supervised[:1] = [False] * len(supervised[:1])
-    ids = encoding.ids[:max_length]
+    everything = [*leading, *encoding.ids]
+    ids = everything[:max_length]
     return Example(
         input_ids=tuple(ids),
         labels=tuple(token if learned else IGNORED for token, learned in zip(ids, supervised, strict=False)),
         answer_mask=tuple(
             learned and answer for learned, answer in zip(supervised[:max_length], answers[:max_length], strict=True)
         ),
-        answer_bytes=rendered.answer_bytes,
-        truncated=len(encoding.ids) > max_length,
+        answer_bytes=_predicted_bytes(rendered, spans, answers),
+        truncated=len(everything) > max_length,
     )
+
+
+def _predicted_bytes(rendered: Rendered, spans: Sequence[Span], answers: Sequence[bool]) -> int:
+    """UTF-8 bytes of the answers' characters, less those that the first token alone covers. 0 where no token but the
+    first covers any."""
+    if not any(answers[1:]):
+        return 0
+    if not answers[0]:
+        return rendered.answer_bytes
+    first = next(span.start for span, answer in zip(spans[1:], answers[1:], strict=True) if answer)
+    return sum(len(rendered.text[max(a.start, first) : a.end].encode()) for a in rendered.answers)
 
 
 def _character_spans(encoding: Encoding) -> list[Span]:

@@ -25,10 +25,10 @@ import transformers
 from torch import Tensor, nn
 
 from oneseek.engine import export
-from oneseek.engine.base_model import load_base_model
+from oneseek.engine.base_model import is_out_of_memory, load_base_model
 from oneseek.engine.batch import collate, logits, token_nats
 from oneseek.engine.epochs import EpochSums, EpochTrainer
-from oneseek.engine.examples import IGNORED, Encoder, Example, encoder_for, split_rows
+from oneseek.engine.examples import IGNORED, Encoder, Example, NumberedRow, encode_rows, encoder_for, numbered_rows
 from oneseek.engine.interface import EpochResult, Exported, Prepared, Progress, Report
 from oneseek.engine.lora import (
     adapter_config,
@@ -52,13 +52,11 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """torch says in three ways that memory ran out; the run is told in one."""
+    """However torch says that memory ran out, the run is told in one way."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(error) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             raise _out_of_memory(error) from error
         raise
 
@@ -94,14 +92,15 @@ class TorchTrainer(EpochTrainer):
     def prepare(self) -> Prepared:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._settle()
-        training, validation = split_rows(self.assignment)
+        training, validation = numbered_rows(self.assignment)
         self.encoder = encoder_for(self.assignment)
-        self.training = [self.encoder.encode(row) for row in training]
-        self.validation = [self.encoder.encode(row) for row in validation]
+        self.training = encode_rows(self.encoder, training, self.assignment.dataset_path)
+        self.validation = encode_rows(self.encoder, validation, self.assignment.dataset_path)
         for name, examples in (("training", self.training), ("validation", self.validation)):
             _require_labels(self.assignment.key, name, examples)
         self._steps = math.ceil(len(self.training) / self._rows_per_step)
         self.model = load_base_model(Path(self.assignment.model_path), _dtype(self._device))
+        self._require_known_tokens([*training, *validation], [*self.training, *self.validation])
         self._attach()
         self.model.to(self._device)
         self._parameters = adapter_parameters(self.model)
@@ -258,8 +257,9 @@ class TorchTrainer(EpochTrainer):
         self.model.eval()
         left_out = set(excluded)
         counted = [index not in left_out and _comparable(example) for index, example in enumerate(self.validation)]
+        learned = [pair for pair in zip(self.validation, counted, strict=True) if pair[0].supervised_tokens]
         nats = answer_nats = 0.0
-        for rows in _chunks(list(zip(self.validation, counted, strict=True)), self.assignment.batch_size):
+        for rows in _chunks(learned, self.assignment.batch_size):
             batch = collate([example for example, _ in rows], self._device, [counts for _, counts in rows])
             each = token_nats(self.model, batch).double()  # (learned,)
             nats += float(each.sum())
@@ -271,9 +271,11 @@ class TorchTrainer(EpochTrainer):
 
     @torch.no_grad()
     def _output_difference(self) -> float:
-        """The largest absolute difference that the adapter makes in the logits of the first validation row."""
+        """The largest absolute difference that the adapter makes in the logits of the first validation row with a
+        learned token."""
         self.model.eval()
-        batch = collate(self.validation[:1], self._device)
+        row = next(example for example in self.validation if example.supervised_tokens)
+        batch = collate([row], self._device)
         adapted = logits(self.model, batch).float()
         with disabled(self.model):
             base = logits(self.model, batch).float()
@@ -316,6 +318,20 @@ class TorchTrainer(EpochTrainer):
             incomparable_validation_rows=tuple(i for i, e in enumerate(self.validation) if not _comparable(e)),
             fingerprint=_fingerprint(self._device) | {"dtype": dtype},
         )
+
+    def _require_known_tokens(self, rows: Sequence[NumberedRow], examples: Sequence[Example]) -> None:
+        """Every token must have a row in the embedding; a tokenizer from elsewhere knows more of them."""
+        known = int(self.model.get_input_embeddings().weight.shape[0])
+        for (line, _), example in zip(rows, examples, strict=True):
+            unknown = next((token for token in example.input_ids if token >= known), None)
+            if unknown is not None:
+                raise WorkerFailed(
+                    "refused",
+                    f"{self.assignment.dataset_path}, line {line}: token {unknown} "
+                    f"({self.encoder.tokenizer.id_to_token(unknown)!r}) is none of the {known} tokens that "
+                    f"{self.assignment.key} has embeddings for.",
+                    "Copy the tokenizer.json and chat template that belong to the model's weights again.",
+                )
 
     def _peak_memory(self) -> int:
         if self._device.type == "cuda":

@@ -19,7 +19,7 @@ from oneseek.files.layout import Home, Results
 from oneseek.files.versions import versions_taken
 from oneseek.names import format_version, match_selection
 from oneseek.preflight.facts import Facts, Trouble, Wanted
-from oneseek.registry.discover import Discovery, discover
+from oneseek.registry.discover import Discovery, discover, with_highest_token_id
 
 
 def gather(
@@ -38,7 +38,7 @@ def gather(
     return Facts(
         config_problems=tuple(problems),
         wanted=wanted,
-        models=tuple(by_key[key] for key in keys),
+        models=tuple(with_highest_token_id(by_key[key]) for key in keys),
         available=tuple(sorted(by_key)),
         models_error=models_error,
         dataset=dataset,

@@ -118,8 +118,8 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     `sizes`: bytes of every file directly in it. `contents`: the bytes of those in JSON_FILES that are there.
     `headers`: the first bytes of every safetensors file, as many as `header_bytes_needed` says.
     `unreadable`: files that are there and could not be read, with the reason.
-    `token_texts`: from tokenizer.json, the tokens of the ids in `token_ids_wanted`; `highest_token_id` where it was read.
-    `transformers_has_it`: the installed transformers has code of its own for the model's type.
+    `token_texts`: from tokenizer.json, the tokens of the ids in `token_ids_wanted`; `highest_token_id` where that was
+    read. `transformers_has_it`: the installed transformers has code of its own for the `type_that_brings_code`.
     """
 
     directory: str
@@ -418,6 +418,12 @@ def chat_template(contents: Mapping[str, bytes]) -> str | None:
         if (text_or_none := _string(chosen)) and text_or_none.strip():
             return text_or_none
     return None
+
+
+def type_that_brings_code(contents: Mapping[str, bytes]) -> str | None:
+    """The model_type of a config.json that has auto_map, which names Python code beside the model; else None."""
+    config = _object_or_none(contents.get("config.json", b"")) or {}
+    return _string(config.get("model_type")) if config.get("auto_map") else None
 
 
 def token_ids_wanted(contents: Mapping[str, bytes]) -> dict[str, int]:

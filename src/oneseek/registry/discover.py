@@ -21,9 +21,9 @@ from oneseek.registry.capabilities import (
     ModelFiles,
     ModelInfo,
     ModelProblem,
-    chat_template,
     model_info,
     token_ids_wanted,
+    type_that_brings_code,
     with_problem,
 )
 from oneseek.registry.safetensors import PROBE_BYTES, header_bytes_needed
@@ -45,7 +45,8 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
 
 class ModelDigests(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 in hex. `weights_sha256` is over the lines that `sha256sum *.safetensors` prints, in byte order of names;
-    the others over config.json, tokenizer.json and the text of the chat template that applies."""
+    `tokenizer_sha256` over that line of tokenizer.json and the special tokens that apply, as sorted JSON, wherever they
+    are written; the others over config.json and the text of the chat template that applies."""
 
     weights_sha256: str
     config_sha256: str
@@ -91,11 +92,12 @@ def digests(path: Path) -> ModelDigests:
         raise ModelError(f"{path} has no safetensors file.", "Put the model's safetensors files into the directory.")
     try:
         lines = [f"{sha256_file(path / name)}  {name}\n" for name in names]
-        template = chat_template({name: (path / name).read_bytes() for name in JSON_FILES if (path / name).is_file()})
+        info = describe(path)
+        template, tokens = info.chat_template, msgspec.json.encode(info.special_tokens, order="sorted").decode()
         return ModelDigests(
             weights_sha256=hashlib.sha256(os.fsencode("".join(lines))).hexdigest(),
             config_sha256=sha256_file(path / "config.json"),
-            tokenizer_sha256=sha256_file(path / "tokenizer.json"),
+            tokenizer_sha256=sha256_bytes(f"{sha256_file(path / 'tokenizer.json')}  tokenizer.json\n{tokens}".encode()),
             template_sha256=None if template is None else sha256_bytes(template.encode()),
         )
     except OSError as error:
@@ -127,6 +129,7 @@ def read_model_files(path: Path) -> ModelFiles:
         except OSError as error:
             unreadable[file.name] = error.strerror or str(error)
     absolute = path.absolute()
+    brings_code = type_that_brings_code(contents)
     ids = token_ids_wanted(contents)
     vocabulary = read_vocabulary(absolute / "tokenizer.json") if ids else None
     texts = {number: vocabulary.text_of(number) for number in ids.values()} if vocabulary else {}
@@ -139,7 +142,7 @@ def read_model_files(path: Path) -> ModelFiles:
         unreadable=unreadable,
         token_texts={number: text for number, text in texts.items() if text is not None},
         highest_token_id=vocabulary.highest_id if vocabulary else None,
-        transformers_has_it=_transformers_has(contents.get("config.json", b"")),
+        transformers_has_it=brings_code is not None and brings_code in _types_in_transformers(),
     )
 
 
@@ -159,27 +162,13 @@ def read_vocabulary(path: Path) -> Vocabulary | None:
         return None  # it may have no tokenizer, which is a problem of its own; else its loader says why
 
 
-def _transformers_has(config: bytes) -> bool:
-    """Whether the installed transformers has a model of the type that config.json names.
-
-    Asked only where a model brings code, since that decides whether it can do without. transformers' table of models is
-    read as text: importing it would take seconds, and a folder's name is not always a type's (`gemma3_text`).
-    """
-    if b'"auto_map"' not in config:
-        return False
-    try:
-        named = msgspec.json.decode(config, type=_NamesItsType).model_type
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False  # a broken config.json is a problem of its own
-    return named in _types_in_transformers()
-
-
-class _NamesItsType(msgspec.Struct):
-    model_type: str = ""
-
-
 @cache
 def _types_in_transformers() -> frozenset[str]:
+    """The model types that the installed transformers has models for.
+
+    Its table of them is read as text: importing it would take seconds. A folder's name is not always a type's
+    (gemma3_text is in gemma3), so folders do not tell.
+    """
     found = importlib.util.find_spec("transformers")
     places = found.submodule_search_locations if found else None
     table = Path(next(iter(places), "")) / "models" / "auto" / "modeling_auto.py" if places else None

@@ -68,9 +68,9 @@ def left_out(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Names of linear modules that are no target unless they are asked for by name, and why.
 
     Names of expert weights: PEFT renames a target such as gate_proj to the fused experts of the loaded model, and an
-    adapter on a shared expert or a dense layer would then not be found. And in a state-space layer (told by A_log and D;
-    the decays of linear attention have no D) what Mamba's code or its kernels read the weight of without calling it:
-    dt_proj always, x_proj and out_proj on a GPU. PEFT refuses out_proj there too.
+    adapter on a shared expert or a dense layer would then not be found. And in a state-space layer (told by A_log and
+    D; linear attention has no D) what Mamba's code or its kernels read the weight of without calling it: dt_proj
+    always, x_proj and out_proj on a GPU. PEFT refuses out_proj there too.
     """
     linear = linear_weights(tensors)
     names = {path.rsplit(".", 1)[-1] for path in linear}

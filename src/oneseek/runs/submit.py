@@ -15,7 +15,7 @@ from oneseek.datasets.formats import STRATEGY_OF
 from oneseek.datasets.split import rows_digest, split
 from oneseek.engine.interface import EngineName
 from oneseek.errors import ConfigError
-from oneseek.estimate import memory
+from oneseek.estimate import longest_row_bound, memory, row_length
 from oneseek.events import DatasetUsed, RunAccepted, SelectedModel
 from oneseek.files.durable import create_exclusively, storage_errors, sync_directory
 from oneseek.files.layout import Home, Results, RunDirectory
@@ -50,7 +50,8 @@ def submit(
     if any(finding.severity == "error" for finding in findings):
         raise PreflightError(findings)
     results = Results(_output(config, home).resolve())
-    models = tuple(_selected(model, config) for model in facts.models)
+    longest = longest_row_bound(facts.dataset.rows) if facts.dataset else None
+    models = tuple(_selected(model, config, longest) for model in facts.models)
     dataset = _used(facts, config)
     with turn(results):
         _sweep_abandoned(results)
@@ -83,11 +84,11 @@ def _output(config: TrainingConfig, home: Home) -> Path:
     return Path(config.output.directory) if config.output.directory else home.models
 
 
-def _selected(model: ModelInfo, config: TrainingConfig) -> SelectedModel:
+def _selected(model: ModelInfo, config: TrainingConfig, longest_row: int | None) -> SelectedModel:
     found = digests(Path(model.path))
     lora = config.lora_for(model.key)
     targets = lora_targets(model, lora.target_modules)
-    length = min(config.data.max_length, model.context_length or config.data.max_length)
+    length = row_length(model, config.data.max_length, longest_row)
     batch = config.training_for(model.key).batch_size
     return SelectedModel(
         key=model.key,

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from oneseek.chat.render import ChatTemplate
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import STRATEGY_OF
-from oneseek.preflight.facts import Facts
+from oneseek.datasets.split import split
+from oneseek.errors import DatasetError, ModelError
+from oneseek.preflight.facts import Facts, Rows
 from oneseek.preflight.finding import Finding, rule
+from oneseek.registry.capabilities import ModelInfo
 
 FIELD = "data.dataset"
 FEWEST_EXAMPLES = 10
 LINES_SHOWN = 10
+FIRST_RENDERED, LONGEST_RENDERED = 20, 5
 
 _FIELDS_OF_FORMAT = {"messages": "`messages`", "text": "`text`", "prompt_completion": "`prompt` and `completion`"}
 
@@ -97,3 +104,61 @@ def split_possible(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
             "and validation need at least one each.",
             fix="Add rows that differ.",
         )
+
+
+@rule
+def validation_has_its_share(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """Identical rows stay on one side: large groups of them can leave validation far from the share asked for."""
+    if facts.dataset is None or len(set(facts.dataset.digests)) < 2:
+        return
+    share, rows = config.data.validation_split, len(facts.dataset.rows)
+    aside = len(split(facts.dataset.digests, share, config.training.seed).validation)
+    wanted = max(1.0, share * rows)
+    if not wanted / 2 <= aside <= wanted * 2:
+        yield Finding(
+            severity="warning",
+            field="data.validation_split",
+            problem=f"{aside} of {rows} rows are set aside for validation, where data.validation_split "
+            f"{share:g} asks for {wanted:.0f}: identical rows stay on one side.",
+            fix="Remove duplicate rows.",
+        )
+
+
+@rule
+def chat_template_takes_the_rows(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """A template may refuse roles or tool calls, or hide where its answers are. The first and the longest rows tell
+    most of it before compute is spent; the rest is told by the worker, which renders all of them."""
+    if facts.dataset is None or facts.dataset.format != "messages":
+        return
+    samples = _samples(facts.dataset)
+    for model in facts.models:
+        refused = _refused(model, facts.dataset, samples)
+        if refused is not None:
+            problem, fix = refused
+            yield Finding(severity="error", field=FIELD, model=model.key, problem=problem, fix=fix)
+
+
+def _samples(dataset: Rows) -> list[int]:
+    """Indices of the first rows and of the longest, ascending."""
+    longest = heapq.nlargest(LONGEST_RENDERED, range(len(dataset.rows)), key=lambda row: _length(dataset.rows[row]))
+    return sorted({*range(min(FIRST_RENDERED, len(dataset.rows))), *longest})
+
+
+def _length(row: Mapping[str, Any]) -> int:
+    return sum(len(message["content"]) for message in row["messages"])
+
+
+def _refused(model: ModelInfo, dataset: Rows, samples: list[int]) -> tuple[str, str] | None:
+    """Problem and fix of the first of these rows that a model's template does not take."""
+    if model.chat_template is None:
+        return None
+    try:
+        template = ChatTemplate(model.chat_template, model.special_tokens)
+    except ModelError as error:
+        return f"{model.display_name}: {error.problem}", error.fix
+    for row in samples:
+        try:
+            template.rendered(dataset.rows[row]["messages"])
+        except (DatasetError, ModelError) as error:
+            return f"{model.display_name}, line {dataset.lines[row]} of {dataset.path}: {error.problem}", error.fix
+    return None

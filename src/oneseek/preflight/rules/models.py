@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from oneseek import estimate
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import STRATEGY_OF, Strategy
-from oneseek.preflight.facts import Facts, Rows
+from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, rule
 from oneseek.preflight.rules.selection import FIELD
 from oneseek.registry.capabilities import ModelInfo, lora_targets, missing_targets
@@ -53,7 +51,7 @@ def lora_targets_exist(config: TrainingConfig, facts: Facts) -> Iterator[Finding
     """LoRA can only be put on modules that the model has."""
     for model in facts.models:
         requested = config.lora_for(model.key).target_modules
-        if not model.linear_modules:
+        if not model.linear_modules or not lora_targets(model, requested):
             if model.usable:
                 yield _nothing_to_adapt(model, _field(config, model))
             continue
@@ -70,21 +68,71 @@ def lora_targets_exist(config: TrainingConfig, facts: Facts) -> Iterator[Finding
 
 
 @rule
+def lora_targets_take_effect(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """What `auto` and `all-linear` leave out can be asked for by name; then it is said why they do."""
+    for model in facts.models:
+        requested = config.lora_for(model.key).target_modules
+        for target in requested if isinstance(requested, tuple) else ():
+            if reason := model.left_out.get(target.rpartition(".")[2]):
+                yield Finding(
+                    severity="warning",
+                    field=_field(config, model),
+                    problem=f"{model.display_name}: an adapter on {target} may do nothing: {reason}.",
+                    fix=f"Leave {target} out, or set lora.target_modules to 'auto'.",
+                    model=model.key,
+                )
+
+
+@rule
+def tokenizer_has_an_eos(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """Text and completions end in the tokenizer's end-of-text token, which is how a model learns to stop; a chat ends
+    as its template says."""
+    if strategy_of(config, facts) != "standard":
+        return
+    for model in facts.models:
+        unknown = any(trouble.kind in _WITHOUT_TOKENS for trouble in model.problems)
+        if not model.special_tokens.get("eos_token") and not unknown:
+            yield Finding(
+                severity="warning",
+                field=FIELD,
+                problem=f"The tokenizer of {model.display_name} names no eos_token: completions can't learn to stop.",
+                fix=f'Write its end-of-text token into {model.path}/tokenizer_config.json, as "eos_token": "</s>".',
+                model=model.key,
+            )
+
+
+@rule
+def token_ids_fit_the_embedding(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """A token whose id has no row in the embedding cannot be trained; a tokenizer with tokens added may have such."""
+    for model in facts.models:
+        highest, rows = model.highest_token_id, model.embedding_rows
+        if highest is not None and 0 < rows <= highest:
+            yield Finding(
+                severity="warning",
+                field=FIELD,
+                problem=f"The tokenizer of {model.display_name} has token ids up to {highest}, its embedding has rows "
+                f"for ids below {rows}: a row of data with such a token can't be trained.",
+                fix="Use the tokenizer.json that came with these weights, or enlarge the embedding with "
+                "resize_token_embeddings of transformers and save the model again.",
+                model=model.key,
+            )
+
+
+@rule
 def enough_memory(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """A model whose worker needs more than the free memory will swap, or be killed. The estimate is for full batches
     of the longest row, taken as one token a byte at most."""
     if facts.free_memory_bytes is None:
         return
-    longest = _longest_row(facts.dataset)
+    longest = estimate.longest_row_bound(facts.dataset.rows) if facts.dataset is not None else None
     for model in facts.models:
         training, lora = config.training_for(model.key), config.lora_for(model.key)
-        limits = (config.data.max_length, model.context_length, longest)
         needed = estimate.memory(
             model,
             lora_r=lora.r,
             targets=lora_targets(model, lora.target_modules),
             batch_size=training.batch_size,
-            length=min(limit for limit in limits if limit is not None),
+            length=estimate.row_length(model, config.data.max_length, longest),
             threads=config.execution.threads or 1,
         ).total
         if needed > facts.free_memory_bytes:
@@ -110,6 +158,9 @@ def gib(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
+_WITHOUT_TOKENS = ("broken-config", "broken-tokenizer", "no-config", "no-tokenizer", "unreadable")
+
+
 def _nothing_to_adapt(model: ModelInfo, field: str) -> Finding:
     experts = " Its expert weights are fused, which LoRA cannot adapt in this release." if model.fused_experts else ""
     return Finding(
@@ -129,10 +180,3 @@ def _field(config: TrainingConfig, model: ModelInfo) -> str:
 
 def _modules(names: tuple[str, ...]) -> str:
     return f"module {names[0]}" if len(names) == 1 else f"modules {', '.join(names)}"
-
-
-def _longest_row(dataset: Rows | None) -> int | None:
-    """Bytes of the longest row as JSON, at least 1; its role names stand in for what a template adds."""
-    if dataset is None or not dataset.rows:
-        return None
-    return max(len(msgspec.json.encode(row)) for row in dataset.rows)
