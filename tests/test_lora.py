@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from oneseek.engine.base_model import load_base_model
 from oneseek.engine.lora import (
@@ -282,3 +283,20 @@ def test_a_state_space_model_runs_with_an_adapter_where_its_weight_is_read_direc
     attach(model, ["dt_proj"], r=2, alpha=4, dropout=0.0)
 
     assert torch.equal(logits(model), logits(load(base)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "linear without bias", "conv1d"])
+def test_the_adapters_own_gradients_are_those_of_autograd(kind: str) -> None:
+    torch.manual_seed(0)
+    base = Conv1D(5, 7) if kind == "conv1d" else nn.Linear(7, 5, bias=kind == "linear")
+    layer = LoraLinear(base.requires_grad_(False), r=3, alpha=6, dropout=0.0).double()
+    nn.init.normal_(layer.lora_b)
+    x = torch.randn(2, 4, 7, dtype=torch.float64, requires_grad=True)
+
+    def adapted(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.func.functional_call(layer, {"lora_a": a, "lora_b": b}, (x,))
+        return found
+
+    expected = base(x) + x @ layer.lora_a.t() @ layer.lora_b.t() * 2
+    assert torch.allclose(layer(x), expected)
+    assert torch.autograd.gradcheck(adapted, (x, layer.lora_a, layer.lora_b))

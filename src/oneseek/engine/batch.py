@@ -18,20 +18,11 @@ class Batch:
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
-    answers: Tensor  # learned tokens that count for bits per byte
-
-    @property
-    def tokens(self) -> int:
-        return int(self.attention_mask.sum())
 
 
-def collate(examples: Sequence[Example], device: torch.device, counted: Sequence[bool] = ()) -> Batch:
-    """Pad examples on the right with token 0, which nothing attends to and nobody learns.
-
-    counted: which rows' answers count for bits per byte; all of them when not given.
-    """
+def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    """Pad examples on the right with token 0, which nothing attends to and nobody learns."""
     longest = max(len(example.input_ids) for example in examples)
-    counts = counted or [True] * len(examples)
 
     def padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
         whole = [[*row, *[filler] * (longest - len(row))] for row in rows]
@@ -41,12 +32,12 @@ def collate(examples: Sequence[Example], device: torch.device, counted: Sequence
         input_ids=padded([e.input_ids for e in examples], 0),
         attention_mask=padded([[1] * len(e.input_ids) for e in examples], 0),
         labels=padded([e.labels for e in examples], IGNORED),
-        answers=padded([[m and c for m in e.answer_mask] for e, c in zip(examples, counts, strict=True)], 0).bool(),
     )
 
 
-def token_nats(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross-entropy in nats of every learned token given the tokens before it, in fp32: (learned,)."""
+def padded_nats(model: nn.Module, examples: Sequence[Example], device: torch.device) -> Tensor:
+    """Cross-entropy in nats of every learned token given the tokens before it, in fp32: (learned,), row by row."""
+    batch = collate(examples, device)
     targets = batch.labels[:, 1:]
     learned = targets != IGNORED
     predicted = logits(model, batch)[:, :-1][learned].float()  # (learned, vocab)

@@ -45,6 +45,11 @@ class Example:
     def supervised_tokens(self) -> int:
         return sum(label != IGNORED for label in self.labels)
 
+    @property
+    def learned_answer_marks(self) -> list[bool]:
+        """For each learned token, in order, whether it covers characters of the answers."""
+        return [mark for mark, label in zip(self.answer_mask, self.labels, strict=True) if label != IGNORED]
+
 
 @dataclass(frozen=True)
 class Encoder:

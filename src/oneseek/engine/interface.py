@@ -112,7 +112,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The adapter of `epoch` is in `<directory>/export/adapter`, the same tensors in `<directory>/export/weights.pth`.
 
     Both were read back: `tensors_sha256` is over (name, dtype, shape, bytes), `lora_b_norm` the L2 norm of all LoRA B
-    together, `output_difference` the largest absolute difference to the base model in the logits of a validation row.
+    together, `output_difference` the largest difference to the base model in the loss of a validation token, in nats.
     """
 
     epoch: int

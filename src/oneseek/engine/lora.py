@@ -36,6 +36,10 @@ class LoraLinear(nn.Module):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
 
     @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout.p > 0
+
+    @property
     def weight(self) -> Any:
         """The base layer's, for models whose code reads it (Mamba's dt_proj): past the adapter, as the code does."""
         return self.base.weight
@@ -46,11 +50,45 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (…, in) → (…, out), in the base layer's dtype."""
+        if self.enabled and x.dtype == self.lora_a.dtype == self.weight.dtype and not self._drops:
+            w = self.weight if isinstance(self.base, Conv1D) else self.weight.t()
+            adapted: Tensor = _Adapted.apply(x, w, self.bias, self.lora_a, self.lora_b, self.scaling)  # type: ignore[no-untyped-call]
+            return adapted
         base: Tensor = self.base(x)
         if not self.enabled:
             return base
         low = nn.functional.linear(self.dropout(x).to(self.lora_a.dtype), self.lora_a)  # (…, r)
         return (base + nn.functional.linear(low, self.lora_b) * self.scaling).to(base.dtype)
+
+
+class _Adapted(torch.autograd.Function):
+    """y = x W + b + s · (x A^T) B^T in one step, and its gradients for x, A and B; W and b are frozen.
+
+    Autograd's own graph of the same has four nodes more per layer and keeps the sum's parts. With g = dL/dy and
+    h = x A^T: dL/dx = g W^T + s (g B) A, dL/dA = s (g B)^T x, dL/dB = s g^T h. Shapes: x (…, in), W (in, out),
+    b (out,) or None, A (r, in), B (out, r).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, a: Tensor, lora_b: Tensor, scaling: float) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])  # (n, in)
+        low = rows @ a.t()  # (n, r)
+        y = rows @ w if b is None else torch.addmm(b, rows, w)
+        y.addmm_(low, lora_b.t(), alpha=scaling)
+        ctx.save_for_backward(rows, low, w, a, lora_b)
+        ctx.scaling = scaling
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, low, w, a, lora_b = ctx.saved_tensors
+        shape = gradients[0].shape
+        g = gradients[0].reshape(-1, shape[-1])  # (n, out)
+        through_b = (g @ lora_b).mul_(ctx.scaling)  # (n, r)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (g @ w.t()).addmm_(through_b, a).view(*shape[:-1], a.shape[1])
+        return dx, None, None, through_b.t() @ rows, (g.t() @ low).mul_(ctx.scaling), None
 
 
 def attach(model: nn.Module, target_modules: Sequence[str], r: int, alpha: float, dropout: float) -> list[str]:

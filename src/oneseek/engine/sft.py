@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of one LoRA adapter with torch: correct and plain.
+"""Supervised fine-tuning of one LoRA adapter with torch: on packed rows where the model allows it, else padded.
 
 The loss is that of the definition: the sum of the cross-entropies of an optimiser step's learned tokens over their
 number, however the step is cut into batches. All randomness is drawn from (seed, epoch), so that an epoch is a
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from oneseek.engine import export
 from oneseek.engine.base_model import is_out_of_memory, load_base_model
-from oneseek.engine.batch import collate, logits, token_nats
+from oneseek.engine.batch import padded_nats
 from oneseek.engine.epochs import EpochSums, EpochTrainer
-from oneseek.engine.examples import IGNORED, Encoder, Example, NumberedRow, encode_rows, encoder_for, numbered_rows
+from oneseek.engine.examples import Encoder, Example, NumberedRow, encode_rows, encoder_for, numbered_rows
 from oneseek.engine.interface import EpochResult, Exported, Prepared, Progress, Report
 from oneseek.engine.lora import (
     adapter_config,
@@ -39,6 +39,7 @@ from oneseek.engine.lora import (
     load_adapter_state,
 )
 from oneseek.engine.machine import peak_memory_bytes, system_fingerprint
+from oneseek.engine.packing import can_pack, packed_nats
 from oneseek.engine.schedule import schedule_factor, warmup_steps
 from oneseek.errors import WorkerFailed
 
@@ -105,6 +106,8 @@ class TorchTrainer(EpochTrainer):
         self.model.to(self._device)
         self._parameters = adapter_parameters(self.model)
         self._initial = adapter_state(self.model)
+        # On a GPU one call of attention per example would starve it; that path is for CPUs.
+        self._packs = self._device.type == "cpu" and can_pack(self.model, self.training, self._device)
         return self._prepared()
 
     @_naming_memory
@@ -220,7 +223,7 @@ class TorchTrainer(EpochTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for rows in _chunks([e for e in examples if e.supervised_tokens], self.assignment.batch_size):
-            part = token_nats(self.model, collate(rows, self._device)).sum() / supervised
+            part = self._nats(rows).sum() / supervised
             loss += float(part.detach())
             _require_finite(loss, "loss", where)
             part.backward()  # type: ignore[no-untyped-call]
@@ -260,25 +263,28 @@ class TorchTrainer(EpochTrainer):
         learned = [pair for pair in zip(self.validation, counted, strict=True) if pair[0].supervised_tokens]
         nats = answer_nats = 0.0
         for rows in _chunks(learned, self.assignment.batch_size):
-            batch = collate([example for example, _ in rows], self._device, [counts for _, counts in rows])
-            each = token_nats(self.model, batch).double()  # (learned,)
+            each = self._nats([example for example, _ in rows]).double()  # (learned,)
+            answers = [counts and mark for example, counts in rows for mark in example.learned_answer_marks]
             nats += float(each.sum())
-            answer_nats += float(each[batch.answers[:, 1:][batch.labels[:, 1:] != IGNORED]].sum())
+            answer_nats += float(each[torch.tensor(answers, device=self._device)].sum())
         loss = nats / sum(example.supervised_tokens for example in self.validation)
         _require_finite(loss, "validation loss", "the evaluation")
         answer_bytes = sum(e.answer_bytes for e, counts in zip(self.validation, counted, strict=True) if counts)
         return loss, answer_nats / (math.log(2) * answer_bytes) if answer_bytes else None
 
+    def _nats(self, examples: Sequence[Example]) -> Tensor:
+        """Cross-entropy of every learned token in nats: (learned,), example by example."""
+        return (packed_nats if self._packs else padded_nats)(self.model, examples, self._device)
+
     @torch.no_grad()
     def _output_difference(self) -> float:
-        """The largest absolute difference that the adapter makes in the logits of the first validation row with a
-        learned token."""
+        """The largest absolute difference that the adapter makes in a learned token's loss, in nats, in the first
+        validation row that has one."""
         self.model.eval()
         row = next(example for example in self.validation if example.supervised_tokens)
-        batch = collate([row], self._device)
-        adapted = logits(self.model, batch).float()
+        adapted = self._nats([row])
         with disabled(self.model):
-            base = logits(self.model, batch).float()
+            base = self._nats([row])
         return float((adapted - base).abs().max())
 
     # -- the machine, and what was found --------------------------------------------------------------------------
@@ -305,7 +311,7 @@ class TorchTrainer(EpochTrainer):
         return Prepared(
             dtype=dtype,
             device=str(self._device),
-            attention=str(self.model.config._attn_implementation),
+            attention="packed" if self._packs else str(self.model.config._attn_implementation),
             threads=self.assignment.threads,
             target_modules=self.assignment.target_modules,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()) - trainable,

@@ -236,7 +236,7 @@ class ModelVerified(Event, frozen=True, kw_only=True):
     """The adapter was read back from disk, its LoRA B is not zero, and it changes the base model's output.
 
     `tensors_sha256` is the digest over (name, dtype, shape, bytes) of its tensors; `output_difference` the largest
-    absolute difference in the logits of a validation row.
+    difference to the base model in the loss of a validation token, in nats.
     """
 
     model: str
