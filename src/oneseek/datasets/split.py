@@ -40,7 +40,7 @@ def split(digests: Sequence[bytes], share: float, seed: int) -> Split:
         raise DatasetError(
             f"The dataset has {len(digests)} usable rows and {len(groups)} different ones; training and validation "
             "need at least one each.",
-            "Add rows, or give a validation dataset with data.validation_dataset.",
+            "Add rows that differ.",
         )
     wanted = min(max(1, round(share * len(digests))), len(digests) - 1)
     ordered = [groups[digest] for digest in sorted(groups, key=lambda digest: _place(digest, seed))]
