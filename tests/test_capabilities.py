@@ -14,18 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneseek.errors import ModelError
-from oneseek.registry.capabilities import (
-    ModelFiles,
-    ModelInfo,
-    chat_template,
-    lora_targets,
-    missing_targets,
-    model_info,
-    token_ids_wanted,
-)
+from oneseek.registry.capabilities import ModelInfo, lora_targets, missing_targets, model_info
 from oneseek.registry.discover import describe
+from oneseek.registry.model_files import ModelFiles
 from oneseek.registry.modules import LinearModule, fused_experts, linear_modules
 from oneseek.registry.safetensors import MAX_HEADER_BYTES, TensorInfo, parse_safetensors_header
+from oneseek.registry.tokenizer import chat_template, token_ids_wanted
 from support.base_models import weight_shapes, write_model
 
 CONFIG = {

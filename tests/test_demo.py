@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 
-from oneseek.chat.render import ChatTemplate
+from oneseek.chat.render import render_messages
+from oneseek.chat.template import ChatTemplate
 from oneseek.config.parse import parse
 from oneseek.datasets.formats import check_row
 from oneseek.demo.families import MODELS
@@ -38,7 +39,7 @@ def test_the_base_models_are_of_three_families_and_each_renders_every_chat() -> 
     for model in MODELS:
         template = ChatTemplate(model.chat_template, model.special_tokens)
         for row in CHATS:
-            rendered = template.rendered(row["messages"])
+            rendered = render_messages(row["messages"], template)
             contents = [m["content"].strip() for m in row["messages"] if m["role"] == "assistant"]
             assert [rendered.text[span.start : span.end] for span in rendered.answers] == contents
 

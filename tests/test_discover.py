@@ -559,3 +559,12 @@ def test_the_models_that_tests_are_made_of_load_whole_and_speak(tmp_path: Path, 
     assert tokenizer.eos_token == describe(directory).special_tokens["eos_token"]
     assert torch.isfinite(logits).all()
     assert logits.shape == (1, ids.shape[1], 260)
+
+
+def test_an_encoder_and_decoder_that_names_neither_type_nor_architecture_is_described_like_any_other(
+    tmp_path: Path,
+) -> None:
+    directory = write_model(tmp_path / "m")
+    (directory / "config.json").write_text('{"is_encoder_decoder": true}')
+
+    assert "not-causal-lm" in kinds(describe(directory))

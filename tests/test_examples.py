@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from oneseek.chat.render import ChatTemplate, Rendered, Span, render_completion
+from oneseek.chat.render import Rendered, render_completion
+from oneseek.chat.template import ChatTemplate
+from oneseek.chat.turns import Span
 from oneseek.engine.examples import (
     IGNORED,
     Encoder,

@@ -17,7 +17,8 @@ from oneseek.preflight import gather
 from oneseek.preflight.facts import Facts, Trouble, Wanted
 from oneseek.preflight.finding import Finding, PreflightError, check, registered, rule
 from oneseek.preflight.rules import settings_findings
-from oneseek.registry.capabilities import ModelInfo, ModelProblem
+from oneseek.registry.capabilities import ModelInfo
+from oneseek.registry.model_files import ModelProblem
 from oneseek.registry.modules import LinearModule
 from support.base_models import write_model
 

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from oneseek.chat.render import ChatTemplate, Rendered, Span, render_completion, render_row, render_text
+from oneseek.chat.render import Rendered, render_completion, render_messages, render_row, render_text
+from oneseek.chat.template import ChatTemplate
+from oneseek.chat.turns import Span
 from oneseek.errors import DatasetError, ModelError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -183,7 +185,7 @@ SWEDISH = conversation("När öppnar badet?", "Klockan nio 🏊.", "Tack!", " Va
     ],
 )
 def test_the_loss_counts_the_assistant_turns_with_their_end_markers(style: str, supervised: list[str]) -> None:
-    rendered = ChatTemplate(STYLES[style], TOKENS).rendered(SWEDISH)
+    rendered = render_messages(SWEDISH, ChatTemplate(STYLES[style], TOKENS))
 
     assert texts(rendered, rendered.supervised) == supervised
     assert texts(rendered, rendered.answers) == ["Klockan nio 🏊.", "Varsågod, Åsa!"]
@@ -204,7 +206,7 @@ def test_a_rendering_is_what_transformers_renders(style: str, prompt: bool) -> N
 
 
 def test_tagged_spans_are_those_that_transformers_finds() -> None:
-    rendered = ChatTemplate(CHATML_TAGGED, TOKENS).rendered(SWEDISH)
+    rendered = render_messages(SWEDISH, ChatTemplate(CHATML_TAGGED, TOKENS))
 
     theirs, indices = render_jinja_template(
         conversations=[SWEDISH], chat_template=CHATML_TAGGED, return_assistant_tokens_mask=True, **TOKENS
@@ -253,7 +255,7 @@ def test_every_assistant_turn_between_tool_results_is_counted(style: str) -> Non
         {"role": "assistant", "content": "Nej, inte idag."},
     ]
 
-    rendered = ChatTemplate(STYLES[style], TOKENS).rendered(messages)
+    rendered = render_messages(messages, ChatTemplate(STYLES[style], TOKENS))
 
     assert texts(rendered, rendered.answers) == ["Jag ser efter.", "Nej, inte idag."]
     assert all("9-17" not in text for text in texts(rendered, rendered.supervised))
@@ -262,7 +264,7 @@ def test_every_assistant_turn_between_tool_results_is_counted(style: str) -> Non
 def test_consecutive_assistant_turns_are_counted_one_by_one() -> None:
     messages = [*conversation("hej", "ett"), {"role": "assistant", "content": "två"}]
 
-    rendered = ChatTemplate(CHATML, TOKENS).rendered(messages)
+    rendered = render_messages(messages, ChatTemplate(CHATML, TOKENS))
 
     assert texts(rendered, rendered.supervised) == ["ett<|im_end|>\n", "två<|im_end|>\n"]
 
@@ -280,7 +282,7 @@ def test_a_tool_call_without_words_is_learned_but_is_no_answer() -> None:
         {"role": "assistant", "content": "Ja."},
     ]
 
-    rendered = ChatTemplate(source, {}).rendered(messages)
+    rendered = render_messages(messages, ChatTemplate(source, {}))
 
     assert texts(rendered, rendered.supervised) == ['[{"name": "öppet"}]</a>', "Ja.</a>"]
     assert texts(rendered, rendered.answers) == ["Ja."]
@@ -290,7 +292,7 @@ def test_a_tool_call_without_words_is_learned_but_is_no_answer() -> None:
 def test_a_turn_in_which_nothing_is_tagged_is_not_learned() -> None:
     source = CHATML_TAGGED.replace(" + '<|im_end|>' }}\n        {%- endg", " }}\n{%- endg")
 
-    rendered = ChatTemplate(source, {}).rendered(conversation("hej", "", "är det öppet?", "Ja."))
+    rendered = render_messages(conversation("hej", "", "är det öppet?", "Ja."), ChatTemplate(source, {}))
 
     assert texts(rendered, rendered.supervised) == texts(rendered, rendered.answers) == ["Ja."]
 
@@ -310,7 +312,7 @@ CALLS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("style", ["chatml", "tagged", "ends the text"])
 def test_a_tool_call_that_the_template_does_not_print_is_refused(style: str) -> None:
     with pytest.raises(DatasetError) as refused:
-        ChatTemplate(STYLES[style], TOKENS).rendered(CALLS)
+        render_messages(CALLS, ChatTemplate(STYLES[style], TOKENS))
 
     assert "'opening_hours'" in refused.value.problem
     assert "message 2" in refused.value.problem
@@ -320,11 +322,11 @@ def test_a_tool_call_without_a_function_name_is_refused() -> None:
     nameless = [CALLS[0], {**CALLS[1], "tool_calls": [{"function": {"arguments": {}}}]}, *CALLS[2:]]
 
     with pytest.raises(DatasetError, match="no function name"):
-        ChatTemplate(CHATML, TOKENS).rendered(nameless)
+        render_messages(nameless, ChatTemplate(CHATML, TOKENS))
 
 
 def test_a_tool_call_without_words_is_found_where_only_the_last_turn_thinks() -> None:
-    rendered = ChatTemplate(THINKS_LAST, TOKENS).rendered(CALLS)
+    rendered = render_messages(CALLS, ChatTemplate(THINKS_LAST, TOKENS))
 
     assert texts(rendered, rendered.supervised) == [
         '<tool_call>opening_hours {"a": 1}</tool_call><|im_end|>\n',
@@ -335,7 +337,7 @@ def test_a_tool_call_without_words_is_found_where_only_the_last_turn_thinks() ->
 def test_a_thought_that_the_template_takes_out_of_the_history_is_not_learned_there() -> None:
     messages = conversation("hej", "<think>\nhm\n</think>\n\nGoddag", "mer", "Nej")
 
-    rendered = ChatTemplate(THINKS_LAST, TOKENS).rendered(messages)
+    rendered = render_messages(messages, ChatTemplate(THINKS_LAST, TOKENS))
 
     assert texts(rendered, rendered.supervised)[0] == "Goddag<|im_end|>\n"
     assert rendered.answers == ()
@@ -344,7 +346,7 @@ def test_a_thought_that_the_template_takes_out_of_the_history_is_not_learned_the
 def test_answers_that_also_stand_in_the_markup_are_masked_where_they_are() -> None:
     messages = conversation("ord?", "think", "mer?", "im_end")
 
-    rendered = ChatTemplate(THINKS_LAST, TOKENS).rendered(messages)
+    rendered = render_messages(messages, ChatTemplate(THINKS_LAST, TOKENS))
 
     assert texts(rendered, rendered.supervised) == [
         "think<|im_end|>\n",
@@ -356,19 +358,19 @@ def test_what_follows_an_answer_and_depends_on_it_is_refused_where_only_its_plac
     counting = THINKS_LAST.replace("{{- '<|im_end|>\\n' }}", "{{- message.content | length }}<|im_end|>")
 
     with pytest.raises(DatasetError, match="message 2 otherwise once others follow"):
-        ChatTemplate(counting, TOKENS).rendered(SWEDISH)
+        render_messages(SWEDISH, ChatTemplate(counting, TOKENS))
 
 
 def test_text_with_the_mark_that_answers_are_found_by_is_refused_where_it_is_needed() -> None:
     messages = conversation("hej", "god\ufdd2dag", "hej", "hej")
 
     with pytest.raises(DatasetError, match="U\\+FDD2"):
-        ChatTemplate(THINKS_LAST, TOKENS).rendered(messages)
-    assert ChatTemplate(CHATML, TOKENS).rendered(messages).answers
+        render_messages(messages, ChatTemplate(THINKS_LAST, TOKENS))
+    assert render_messages(messages, ChatTemplate(CHATML, TOKENS)).answers
 
 
 def test_a_prompt_that_is_always_there_is_not_learned_after_a_single_answer() -> None:
-    rendered = ChatTemplate(ALWAYS_PROMPTS, TOKENS).rendered(conversation("hej", "goddag"))
+    rendered = render_messages(conversation("hej", "goddag"), ChatTemplate(ALWAYS_PROMPTS, TOKENS))
 
     assert texts(rendered, rendered.supervised) == ["goddag<|eot_id|>"]
 
@@ -377,11 +379,11 @@ def test_a_prompt_that_is_always_there_and_cannot_be_told_from_the_end_of_a_turn
     source = "A town's help.{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 
     with pytest.raises(DatasetError, match="generation prompt"):
-        ChatTemplate("{{ messages | length }}" + source, TOKENS).rendered(conversation("hej", "goddag"))
+        render_messages(conversation("hej", "goddag"), ChatTemplate("{{ messages | length }}" + source, TOKENS))
 
 
 def test_a_trailing_question_is_not_learned() -> None:
-    rendered = ChatTemplate(CHATML, TOKENS).rendered(conversation("ett", "två", "tre"))
+    rendered = render_messages(conversation("ett", "två", "tre"), ChatTemplate(CHATML, TOKENS))
 
     assert texts(rendered, rendered.supervised) == ["två<|im_end|>\n"]
     assert rendered.text.endswith("tre<|im_end|>\n")
@@ -390,7 +392,7 @@ def test_a_trailing_question_is_not_learned() -> None:
 def test_an_answer_that_the_template_rewrites_has_no_bits_per_byte() -> None:
     source = CHATML.replace("message['content']", "message['content'] | upper")
 
-    rendered = ChatTemplate(source, TOKENS).rendered(conversation("hej", "goddag", "hej", "42"))
+    rendered = render_messages(conversation("hej", "goddag", "hej", "42"), ChatTemplate(source, TOKENS))
 
     assert texts(rendered, rendered.supervised) == ["GODDAG<|im_end|>\n", "42<|im_end|>\n"]
     assert rendered.answers == ()
@@ -398,14 +400,14 @@ def test_an_answer_that_the_template_rewrites_has_no_bits_per_byte() -> None:
 
 
 def test_an_answer_that_also_stands_in_the_markup_of_its_turn_is_not_guessed() -> None:
-    rendered = ChatTemplate(NO_PROMPT, TOKENS).rendered(conversation("roll?", "assistant"))
+    rendered = render_messages(conversation("roll?", "assistant"), ChatTemplate(NO_PROMPT, TOKENS))
 
     assert rendered.answers == ()
     assert rendered.answer_bytes == 0
 
 
 def test_an_answer_like_the_end_marker_is_found_at_the_beginning_of_its_turn() -> None:
-    rendered = ChatTemplate(CHATML, TOKENS).rendered(conversation("ord?", "im_end"))
+    rendered = render_messages(conversation("ord?", "im_end"), ChatTemplate(CHATML, TOKENS))
 
     assert rendered.answers == (Span(rendered.supervised[0].start, rendered.supervised[0].start + 6),)
 
@@ -416,7 +418,7 @@ def test_tags_that_split_a_turn_leave_no_bits_per_byte() -> None:
         "{% generation %}</a>{% endgeneration %}{% endfor %}"
     )
 
-    rendered = ChatTemplate(source, {}).rendered([{"role": "assistant", "content": "hej"}])
+    rendered = render_messages([{"role": "assistant", "content": "hej"}], ChatTemplate(source, {}))
 
     assert texts(rendered, rendered.supervised) == ["hej", "</a>"]
     assert rendered.answers == ()
@@ -428,7 +430,7 @@ def test_tags_work_inside_macros_and_captured_blocks() -> None:
         "{% for m in messages %}{% set said %}{{ say(m) }}{% endset %}<{{ said }}>{% endfor %}"
     )
 
-    rendered = ChatTemplate(source, {}).rendered([{"role": "assistant", "content": "hej"}])
+    rendered = render_messages([{"role": "assistant", "content": "hej"}], ChatTemplate(source, {}))
 
     assert rendered.text == "<hej>"
     assert texts(rendered, rendered.supervised) == ["hej"]
@@ -446,22 +448,22 @@ def test_tags_work_inside_macros_and_captured_blocks() -> None:
 )
 def test_tags_that_do_not_show_the_answers_are_refused(source: str) -> None:
     with pytest.raises(DatasetError, match="does not let the answers be found"):
-        ChatTemplate(source, {}).rendered(conversation("hej", "goddag"))
+        render_messages(conversation("hej", "goddag"), ChatTemplate(source, {}))
 
 
 def test_text_with_the_reserved_marks_is_refused_where_tags_are_used() -> None:
     messages = conversation("hej", "god\ufdd0dag")
 
     with pytest.raises(DatasetError, match="U\\+FDD0"):
-        ChatTemplate(CHATML_TAGGED, TOKENS).rendered(messages)
-    assert ChatTemplate(CHATML, TOKENS).rendered(messages).answer_bytes == 9
+        render_messages(messages, ChatTemplate(CHATML_TAGGED, TOKENS))
+    assert render_messages(messages, ChatTemplate(CHATML, TOKENS)).answer_bytes == 9
 
 
 def test_a_template_that_moves_the_system_message_is_refused_with_the_fix() -> None:
     template = ChatTemplate(SYSTEM_IN_THE_LAST_QUESTION, TOKENS)
 
     with pytest.raises(DatasetError) as refused:
-        template.rendered(conversation("hej", "goddag", system="Var artig."))
+        render_messages(conversation("hej", "goddag", system="Var artig."), template)
 
     assert "does not let the answers be found" in refused.value.problem
     assert "message 3" in refused.value.problem
@@ -469,13 +471,13 @@ def test_a_template_that_moves_the_system_message_is_refused_with_the_fix() -> N
 
 
 def test_the_same_template_is_good_for_a_conversation_whose_history_it_does_not_rewrite() -> None:
-    rendered = ChatTemplate(SYSTEM_IN_THE_LAST_QUESTION, TOKENS).rendered(SWEDISH)
+    rendered = render_messages(SWEDISH, ChatTemplate(SYSTEM_IN_THE_LAST_QUESTION, TOKENS))
 
     assert texts(rendered, rendered.supervised) == [" Klockan nio 🏊.</s>", "  Varsågod, Åsa! \n</s>"]
 
 
 def test_a_turn_that_is_marked_otherwise_once_others_follow_is_learned_as_it_stands() -> None:
-    rendered = ChatTemplate(FORGETFUL, TOKENS).rendered(SWEDISH)
+    rendered = render_messages(SWEDISH, ChatTemplate(FORGETFUL, TOKENS))
 
     assert texts(rendered, rendered.supervised) == [
         "[assistant]Klockan nio 🏊.</s>",
@@ -484,7 +486,7 @@ def test_a_turn_that_is_marked_otherwise_once_others_follow_is_learned_as_it_sta
 
 
 def test_a_single_turn_is_learned_with_the_thought_that_the_template_gives_it() -> None:
-    rendered = ChatTemplate(FORGETFUL, TOKENS).rendered(SWEDISH[:2])
+    rendered = render_messages(SWEDISH[:2], ChatTemplate(FORGETFUL, TOKENS))
 
     assert texts(rendered, rendered.supervised) == ["<think></think>Klockan nio 🏊.</s>"]
     assert texts(rendered, rendered.answers) == ["Klockan nio 🏊."]
@@ -500,21 +502,21 @@ def test_a_single_turn_is_learned_with_the_thought_that_the_template_gives_it() 
 )
 def test_a_template_whose_renderings_do_not_grow_turn_by_turn_is_refused(source: str) -> None:
     with pytest.raises(DatasetError, match="does not let the answers be found"):
-        ChatTemplate(source, TOKENS).rendered(SWEDISH)
+        render_messages(SWEDISH, ChatTemplate(source, TOKENS))
 
 
 def test_a_template_that_leaves_the_assistant_out_is_refused() -> None:
     source = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
 
     with pytest.raises(DatasetError, match="no assistant turn"):
-        ChatTemplate(source, {}).rendered(SWEDISH)
+        render_messages(SWEDISH, ChatTemplate(source, {}))
 
 
 def test_what_a_template_refuses_is_said_in_its_own_words() -> None:
     messages = conversation("hej", "goddag", system="Var artig.")
 
     with pytest.raises(DatasetError) as refused:
-        ChatTemplate(INST, TOKENS).rendered(messages)
+        render_messages(messages, ChatTemplate(INST, TOKENS))
 
     assert "Only user and assistant roles are supported, not system!" in refused.value.problem
     assert refused.value.fix
@@ -537,7 +539,7 @@ def test_what_a_template_refuses_is_said_in_its_own_words() -> None:
 )
 def test_a_template_that_cannot_render_a_conversation_gives_no_traceback(source: str) -> None:
     with pytest.raises(DatasetError, match="does not render this conversation"):
-        ChatTemplate(source, {}).rendered(SWEDISH)
+        render_messages(SWEDISH, ChatTemplate(source, {}))
 
 
 @pytest.mark.parametrize(
@@ -580,7 +582,7 @@ def test_a_template_with_a_fault_is_refused_naming_it(source: str, words: str) -
 
 
 def test_a_template_without_generation_prompt_teaches_the_turn_header_too() -> None:
-    rendered = ChatTemplate(NO_PROMPT, TOKENS).rendered(conversation("hej", "goddag"))
+    rendered = render_messages(conversation("hej", "goddag"), ChatTemplate(NO_PROMPT, TOKENS))
 
     assert texts(rendered, rendered.supervised) == ["<assistant>goddag</assistant>"]
 
@@ -607,7 +609,7 @@ def test_a_blank_completion_is_no_answer() -> None:
 def test_a_row_is_rendered_by_its_format() -> None:
     template = ChatTemplate(CHATML, TOKENS)
 
-    assert render_row({"messages": SWEDISH}, "messages", template, "</s>") == template.rendered(SWEDISH)
+    assert render_row({"messages": SWEDISH}, "messages", template, "</s>") == render_messages(SWEDISH, template)
     assert render_row({"text": "a"}, "text", None, "</s>") == render_text("a", "</s>")
     assert render_row({"prompt": "a", "completion": "b"}, "prompt_completion", None, "</s>") == render_completion(
         "a", "b", "</s>"
@@ -644,7 +646,7 @@ def test_answers_are_the_stripped_contents_inside_ordered_disjoint_turns(
 ) -> None:
     messages = conversation(*(content for pair in pairs for content in pair))
 
-    rendered = ChatTemplate(STYLES[style], TOKENS).rendered(messages)
+    rendered = render_messages(messages, ChatTemplate(STYLES[style], TOKENS))
 
     check(rendered, [answer for _, answer in pairs])
     assert len(rendered.supervised) == len(pairs)

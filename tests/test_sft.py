@@ -391,7 +391,7 @@ def test_memory_that_ran_out_is_said_so_whoever_says_it(
     def exhaust(*_: object) -> None:
         raise error
 
-    trainer.model.register_forward_pre_hook(exhaust)
+    trainer.model.base_model.register_forward_pre_hook(exhaust)
 
     with pytest.raises(WorkerFailed) as failed:
         trainer.train_epoch(1, [RATE], (), ignore)
@@ -408,7 +408,7 @@ def test_an_error_that_is_not_about_memory_stays_what_it_is(
     def fail(*_: object) -> None:
         raise RuntimeError("size mismatch")
 
-    trainer.model.register_forward_pre_hook(fail)
+    trainer.model.base_model.register_forward_pre_hook(fail)
 
     with pytest.raises(RuntimeError, match="size mismatch"):
         trainer.train_epoch(1, [RATE], (), ignore)

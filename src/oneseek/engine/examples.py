@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 
-from oneseek.chat.render import ChatTemplate, Rendered, Span, render_row
+from oneseek.chat.render import Rendered, render_row
+from oneseek.chat.template import ChatTemplate
+from oneseek.chat.turns import Span
 from oneseek.datasets.read import read_dataset
 from oneseek.datasets.split import split
 from oneseek.engine.interface import Assignment

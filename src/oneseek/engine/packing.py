@@ -1,10 +1,10 @@
 """Examples side by side in one row: no padding, and none sees another.
 
 The linear layers get one long row; attention is called once per example, on its own part of it; the head is applied
-where a token is predicted, and nowhere else. transformers lets a model's attention function be replaced, so that no
-architecture is rewritten here. Whether a model can be packed is found by trying (`can_pack`), not by a list: one that
-keeps a state along the row (state-space layers), makes positions of its own (ALiBi), or does with its attention what
-our function does not, gives other numbers, and takes the padded path.
+where a token is learned, and nowhere else. transformers lets a model's attention function be replaced, so that no
+architecture is rewritten here. Whether a model can be packed is found by trying (`try_packing`), not by a list: one
+that keeps a state along the row (state-space layers), makes positions of its own (ALiBi), or does with its attention
+what our function does not, gives other numbers, and takes the padded path.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from oneseek.engine.base_model import is_out_of_memory
 from oneseek.engine.batch import padded_nats
 from oneseek.engine.examples import IGNORED, Example
+from oneseek.engine.head import head_nats
 
 PACKED = "oneseek_packed"
 _TOLERANCE = 1e-3  # nats; what another order of summing in fp32 makes is a hundred times less
@@ -31,25 +32,36 @@ _WHAT_MODELS_RAISE = (AttributeError, IndexError, KeyError, RuntimeError, TypeEr
 _row = threading.local()  # the lengths of the examples in the row that is being computed
 
 
-def packed_nats(model: nn.Module, examples: Sequence[Example], device: torch.device) -> Tensor:
-    """As `batch.padded_nats`, for a model that `can_pack`: (learned,), example by example."""
-    lengths = [len(example.input_ids) for example in examples]
-    ids = torch.tensor([token for example in examples for token in example.input_ids], device=device)
-    labels = torch.tensor([label for example in examples for label in example.labels], device=device)
-    places = torch.cat([torch.arange(length, device=device) for length in lengths])
-    learned = (labels != IGNORED).nonzero()[:, 0]  # the first token of an example never is
-    # A row of padding marks (`attention_mask`) or a cache would make transformers join what we keep apart.
-    inputs = {"input_ids": ids[None], "position_ids": places[None], "attention_mask": None, "use_cache": False}
-    with _row_of(lengths):
-        if "logits_to_keep" in inspect.signature(model.forward).parameters:
-            logits = model(**inputs, logits_to_keep=learned - 1).logits[0]  # (learned, vocab)
-        else:
-            logits = model(**inputs).logits[0, learned - 1]
-    return nn.functional.cross_entropy(logits.float(), labels[learned], reduction="none")
+@dataclass(frozen=True)
+class Packing:
+    """A model that is computed on packed rows. `head` is its output layer where that is all that follows its hidden
+    states; None where the model does more with its logits (scales or caps them) and must make them itself."""
+
+    model: Any
+    head: nn.Linear | None
+
+    def nats(self, examples: Sequence[Example], device: torch.device) -> Tensor:
+        """As `batch.padded_nats`: cross-entropy of every learned token in nats, (learned,), example by example."""
+        lengths = [len(example.input_ids) for example in examples]
+        ids = torch.tensor([token for example in examples for token in example.input_ids], device=device)
+        labels = torch.tensor([label for example in examples for label in example.labels], device=device)
+        places = torch.cat([torch.arange(length, device=device) for length in lengths])
+        learned = (labels != IGNORED).nonzero()[:, 0]  # the first token of an example never is
+        # A mask of real tokens, or a cache, would make transformers join what we keep apart.
+        inputs = {"input_ids": ids[None], "position_ids": places[None], "attention_mask": None, "use_cache": False}
+        with _row_of(lengths):
+            if self.head is not None:
+                hidden = self.model.base_model(**inputs)[0][0, learned - 1]  # (learned, width)
+                return head_nats(hidden, self.head.weight, self.head.bias, labels[learned])
+            if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+                logits = self.model(**inputs, logits_to_keep=learned - 1).logits[0]  # (learned, vocab)
+            else:
+                logits = self.model(**inputs).logits[0, learned - 1]
+        return nn.functional.cross_entropy(logits.float(), labels[learned], reduction="none")
 
 
-def can_pack(model: Any, examples: Sequence[Example], device: torch.device) -> bool:
-    """Whether packing gives this model the same losses; if so, it is left with the packed attention.
+def try_packing(model: Any, examples: Sequence[Example], device: torch.device) -> Packing | None:
+    """The way of packing that gives this model the same losses, or None; the model is left with that attention.
 
     Tried on the longest example and two others: their losses must be those of each alone, and those of the others must
     be the same bits when the longest is replaced.
@@ -58,23 +70,31 @@ def can_pack(model: Any, examples: Sequence[Example], device: torch.device) -> b
     """
     by_length = sorted((e for e in examples if e.supervised_tokens), key=lambda example: -len(example.input_ids))
     probes = [by_length[0], by_length[-1], by_length[len(by_length) // 2]]
-    shuffled = [replace(probes[0], input_ids=probes[0].input_ids[::-1]), *probes[1:]]
-    first = probes[0].supervised_tokens
     own = model.config._attn_implementation
     model.eval()
-    try:
-        with torch.no_grad():
-            alone = torch.cat([padded_nats(model, [probe], device) for probe in probes])
+    with torch.no_grad():
+        alone = torch.cat([padded_nats(model, [probe], device) for probe in probes])
+        head = model.get_output_embeddings()
+        heads = [head, None] if type(head) is nn.Linear else [None]
+        try:
             model.set_attn_implementation(PACKED)
-            together = packed_nats(model, probes, device)
-            others = packed_nats(model, shuffled, device)
-        if torch.allclose(alone, together, rtol=0, atol=_TOLERANCE) and torch.equal(together[first:], others[first:]):
-            return True
-    except _WHAT_MODELS_RAISE as error:
-        if is_out_of_memory(error):
-            raise
-    model.set_attn_implementation(own)
-    return False
+            for packing in (Packing(model, head) for head in heads):
+                if _agrees(packing, probes, alone, device):
+                    return packing
+        except _WHAT_MODELS_RAISE as error:
+            if is_out_of_memory(error):
+                raise
+        model.set_attn_implementation(own)
+    return None
+
+
+def _agrees(packing: Packing, probes: Sequence[Example], alone: Tensor, device: torch.device) -> bool:
+    together = packing.nats(probes, device)
+    if not torch.allclose(alone, together, rtol=0, atol=_TOLERANCE):
+        return False
+    other = replace(probes[0], input_ids=probes[0].input_ids[::-1])
+    first = probes[0].supervised_tokens
+    return torch.equal(together[first:], packing.nats([other, *probes[1:]], device)[first:])
 
 
 @contextmanager

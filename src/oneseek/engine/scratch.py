@@ -15,7 +15,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from oneseek.chat.render import ChatTemplate
+from oneseek.chat.template import ChatTemplate
 from oneseek.engine.base_model import load_base_model
 from oneseek.engine.examples import load_tokenizer
 from oneseek.engine.lora import attach, load_adapter_state

@@ -39,7 +39,7 @@ from oneseek.engine.lora import (
     load_adapter_state,
 )
 from oneseek.engine.machine import peak_memory_bytes, system_fingerprint
-from oneseek.engine.packing import can_pack, packed_nats
+from oneseek.engine.packing import Packing, try_packing
 from oneseek.engine.schedule import schedule_factor, warmup_steps
 from oneseek.errors import WorkerFailed
 
@@ -88,6 +88,7 @@ class TorchTrainer(EpochTrainer):
     encoder: Encoder
     training: list[Example]
     validation: list[Example]
+    _packing: Packing | None
 
     @_naming_memory
     def prepare(self) -> Prepared:
@@ -107,7 +108,7 @@ class TorchTrainer(EpochTrainer):
         self._parameters = adapter_parameters(self.model)
         self._initial = adapter_state(self.model)
         # On a GPU one call of attention per example would starve it; that path is for CPUs.
-        self._packs = self._device.type == "cpu" and can_pack(self.model, self.training, self._device)
+        self._packing = try_packing(self.model, self.training, self._device) if self._device.type == "cpu" else None
         return self._prepared()
 
     @_naming_memory
@@ -274,7 +275,9 @@ class TorchTrainer(EpochTrainer):
 
     def _nats(self, examples: Sequence[Example]) -> Tensor:
         """Cross-entropy of every learned token in nats: (learned,), example by example."""
-        return (packed_nats if self._packs else padded_nats)(self.model, examples, self._device)
+        if self._packing:
+            return self._packing.nats(examples, self._device)
+        return padded_nats(self.model, examples, self._device)
 
     @torch.no_grad()
     def _output_difference(self) -> float:
@@ -311,7 +314,7 @@ class TorchTrainer(EpochTrainer):
         return Prepared(
             dtype=dtype,
             device=str(self._device),
-            attention="packed" if self._packs else str(self.model.config._attn_implementation),
+            attention="packed" if self._packing else str(self.model.config._attn_implementation),
             threads=self.assignment.threads,
             target_modules=self.assignment.target_modules,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()) - trainable,

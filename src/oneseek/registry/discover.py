@@ -16,17 +16,10 @@ import msgspec
 from oneseek.errors import ModelError
 from oneseek.files.durable import sha256_bytes, sha256_file
 from oneseek.names import SLUG, collisions
-from oneseek.registry.capabilities import (
-    JSON_FILES,
-    ModelFiles,
-    ModelInfo,
-    ModelProblem,
-    model_info,
-    token_ids_wanted,
-    type_that_brings_code,
-    with_problem,
-)
+from oneseek.registry.capabilities import ModelInfo, model_info, type_that_brings_code, with_problem
+from oneseek.registry.model_files import JSON_FILES, ModelFiles, ModelProblem
 from oneseek.registry.safetensors import PROBE_BYTES, header_bytes_needed
+from oneseek.registry.tokenizer import token_ids_wanted
 from oneseek.registry.vocabulary import Vocabulary, parse_vocabulary
 
 _SPECIAL = (SLUG, "oneseek-certified")

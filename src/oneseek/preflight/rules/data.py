@@ -6,7 +6,8 @@ import heapq
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from oneseek.chat.render import ChatTemplate
+from oneseek.chat.render import render_messages
+from oneseek.chat.template import ChatTemplate
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import STRATEGY_OF
 from oneseek.datasets.split import split
@@ -158,7 +159,7 @@ def _refused(model: ModelInfo, dataset: Rows, samples: list[int]) -> tuple[str, 
         return f"{model.display_name}: {error.problem}", error.fix
     for row in samples:
         try:
-            template.rendered(dataset.rows[row]["messages"])
+            render_messages(dataset.rows[row]["messages"], template)
         except (DatasetError, ModelError) as error:
             return f"{model.display_name}, line {dataset.lines[row]} of {dataset.path}: {error.problem}", error.fix
     return None
