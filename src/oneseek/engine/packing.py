@@ -76,14 +76,14 @@ def try_packing(model: Any, examples: Sequence[Example], device: torch.device) -
         alone = torch.cat([padded_nats(model, [probe], device) for probe in probes])
         head = model.get_output_embeddings()
         heads = [head, None] if type(head) is nn.Linear else [None]
-        try:
-            model.set_attn_implementation(PACKED)
-            for packing in (Packing(model, head) for head in heads):
+        for packing in (Packing(model, head) for head in heads):
+            try:
+                model.set_attn_implementation(PACKED)
                 if _agrees(packing, probes, alone, device):
                     return packing
-        except _WHAT_MODELS_RAISE as error:
-            if is_out_of_memory(error):
-                raise
+            except _WHAT_MODELS_RAISE as error:  # a way that it can't be computed is a no, whatever it says
+                if is_out_of_memory(error):
+                    raise
         model.set_attn_implementation(own)
     return None
 
