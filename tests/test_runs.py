@@ -689,3 +689,15 @@ def test_a_run_whose_work_was_removed_by_hand_starts_over_to_the_same_bits(town:
     town.resume(run.directory)
 
     assert adapters(run.directory) == adapters(undisturbed)
+
+
+def test_a_reservation_that_was_broken_off_is_swept_by_the_next_start(town: Town) -> None:
+    town.results.weights.mkdir(parents=True)
+    town.results.reservation("1.0").touch()
+    town.results.reservation("1.1").write_text("run-20251122-143025\n")
+
+    directory, state = town.train(training__num_epochs=1)
+
+    assert state.accepted.version == "1.0"
+    assert not list(town.results.weights.glob("*.reserved"))
+    assert directory.dna.exists()

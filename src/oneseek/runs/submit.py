@@ -126,8 +126,8 @@ def _sweep_abandoned(results: Results) -> None:
             if is_run_id(path.name) and _was_only_reserved(RunDirectory(path)):
                 shutil.rmtree(path)
         for reservation in results.weights.glob("*.reserved"):
-            run = reservation.read_text().strip()
-            if is_run_id(run) and not results.run(run).root.exists():
+            run = reservation.read_text().strip()  # empty where the process was killed before it wrote
+            if not (is_run_id(run) and results.run(run).root.exists()):
                 reservation.unlink()
 
 
