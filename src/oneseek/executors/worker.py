@@ -109,7 +109,7 @@ def main() -> None:
         _work(send)
     except Timeout:
         problem = "Another worker of this run is still alive, and would not end."
-        send(Failure(kind="fatal", problem=problem, fix="End it (its command line ends in oneseek.executors.worker)."))
+        send(Failure(kind="fatal", problem=problem, fix="End it (oneseek.executors.worker is in its command line)."))
     except OSError as error:
         send(Failure(kind="fatal", problem=str(error), fix="Check the disk."))
     except BaseException:  # noqa: BLE001  whatever it is, the log must have it before the process is gone
