@@ -281,7 +281,7 @@ def test_what_must_be_equal_for_all_models_cannot_be_overridden() -> None:
 )
 def test_every_overridable_setting_reaches_its_model_only(key: str) -> None:
     section, name = key.split(".")
-    value = {"target_modules": ["x"], "lr_scheduler": "cosine"}.get(name, 0.25)
+    value = {"target_modules": ["x"], "lr_scheduler": "cosine", "use_rslora": True}.get(name, 0.25)
     if name in ("r", "batch_size", "gradient_accumulation_steps"):
         value = 3
 

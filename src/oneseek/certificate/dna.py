@@ -30,12 +30,16 @@ class Dna(msgspec.Struct, frozen=True, kw_only=True):
 # What a person may change without changing a weight has no place in the recipe.
 _NOT_TRAINING = ("model", "output", "execution", "live_leaderboard", "metadata")
 _PATHS = ("dataset", "validation_dataset")
+_SEEN_NOT_LEARNED = ("checkpoint_every", "sample_prompts", "sample_tokens")
 
 
 def recipe(state: RunState) -> dict[str, Any]:
     """Everything that the weights follow from: settings, rows with their split, base models with their targets."""
     config = {name: section for name, section in state.config.items() if name not in _NOT_TRAINING}
     config["data"] = {name: value for name, value in config["data"].items() if name not in _PATHS}
+    config["training"] = {name: value for name, value in config["training"].items() if name not in _SEEN_NOT_LEARNED}
+    if config["training"]["method"] != "dpo":
+        del config["dpo"]
     config["data"]["strategy"] = state.accepted.dataset.strategy
     config["per_model"] = {key: part for key, part in config["per_model"].items() if key in state.keys}
     return {

@@ -143,6 +143,15 @@ class TrainingSection(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Decides the split, the order of rows, the adapter's first values and dropout."""
 
+    checkpoint_every: Annotated[int, Field(gt=0, le=1_000_000_000)] | None = None
+    """Optimiser steps between checkpoints inside an epoch, besides the one at its end. Default: none inside."""
+
+    sample_prompts: tuple[Text, ...] = ()
+    """Prompts that every model answers after each epoch; the answers are recorded. A list."""
+
+    sample_tokens: Annotated[int, Field(gt=0, le=100_000), _recommended(16, 512, "tokens")] = 64
+    """Longest answer to a sample prompt."""
+
     keep: Literal["best", "last"] = "best"
     """Which epoch's adapter a model keeps: that of its best ranked metric, or the last."""
 
@@ -162,11 +171,27 @@ class LoraSection(Section):
     dropout: Annotated[float, Field(ge=0, lt=1), _recommended(0, 0.1)] = 0.0
     """Share of the adapter's inputs set to zero in training."""
 
+    use_rslora: bool = False
+    """Scale the update by alpha / sqrt(r) instead of alpha / r (rank-stabilised LoRA), which suits high ranks."""
+
     target_modules: Annotated[
         Literal["auto", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)],
         BeforeValidator(_target_modules),
     ] = "auto"
     """`auto` (what suits the family), `all-linear` (every decoder linear but head and routers), or module names."""
+
+
+class DpoSection(Section):
+    """Direct preference optimisation; read where `training.method` is `dpo`."""
+
+    beta: Annotated[float, Field(gt=0, le=1000), _recommended(0.01, 0.5)] = 0.1
+    """How strongly the trained model is held to the base model: the higher, the closer it stays."""
+
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """`sigmoid` is the original loss; `ipo` aims at a fixed margin and overfits less to certain preferences."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5), _recommended(0, 0.1)] = 0.0
+    """Assumed share of preferences that are the wrong way round; for the sigmoid loss."""
 
 
 class AdjustStrategySection(Section):
@@ -337,6 +362,9 @@ class ExecutionSection(Section):
     threads: Annotated[int, Field(gt=0, le=65_536)] | None = None
     """CPU threads of all models together. Default: the machine's cores."""
 
+    gradient_checkpointing: Literal["auto", "always", "never"] = "auto"
+    """Compute activations twice instead of keeping them: slower, far less memory. `auto`: where they do not fit."""
+
     worker_timeout: Annotated[float, Field(gt=0, le=86_400), _recommended(10, 600, "seconds")] = 60
     """A worker that has not given a sign of life for this long is killed and started again."""
 
@@ -351,6 +379,7 @@ class TrainingConfig(Section):
     data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
     lora: LoraSection = LoraSection()
+    dpo: DpoSection = DpoSection()
     adaptive_weights: AdaptiveWeightsSection = AdaptiveWeightsSection()
     confidence_auto_stop: ConfidenceAutoStopSection = ConfidenceAutoStopSection()
     live_leaderboard: LiveLeaderboardSection = LiveLeaderboardSection()

@@ -15,7 +15,8 @@ from oneseek.engine import checkpoint
 from oneseek.engine.interface import Assignment, Damaged, Progress, Report
 
 STATE = "state.json"
-_WHERE_THINGS_ARE = ("model_path", "dataset_path", "directory")
+_WHERE_THINGS_ARE = ("model_path", "dataset_path", "directory", "cache_directory")
+_WHAT_IS_SHOWN_OR_KEPT = ("checkpoint_every", "sample_prompts", "sample_tokens")
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class EpochTrainer(ABC):
 
 def assignment_digest(assignment: Assignment) -> str:
     """SHA-256 in hex of everything in an assignment that decides a weight; not of where things are."""
-    fields = {name: value for name, value in msgspec.to_builtins(assignment).items() if name not in _WHERE_THINGS_ARE}
+    without = (*_WHERE_THINGS_ARE, *_WHAT_IS_SHOWN_OR_KEPT)
+    fields = {name: value for name, value in msgspec.to_builtins(assignment).items() if name not in without}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

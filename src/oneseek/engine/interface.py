@@ -12,14 +12,17 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from oneseek.events import Preference
+
 EngineName = Literal["torch", "scripted"]
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one model's training depends on. Paths are absolute.
 
-    `directory` is the trainer's own: its checkpoints (`epoch-N/`) and its export are written there, and nowhere else.
-    `threads` is its share of the machine's cores.
+    `directory` is the trainer's own: its checkpoints and its export are written there. `cache_directory` is shared by
+    all runs of a home and holds tokenised datasets; None: nothing is kept. `threads` is its share of the machine's
+    cores. At most `token_budget` tokens are computed at once, however many rows an optimiser step has.
     """
 
     engine: EngineName
@@ -32,7 +35,12 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     validation_split: float
     max_length: int
     directory: str
+    cache_directory: str | None = None
     threads: int
+    token_budget: int = 4096
+    gradient_checkpointing: bool = False
+    quantization: Literal["4bit", "8bit"] | None = None
+    method: Literal["sft", "dpo"] = "sft"
     seed: int
     num_epochs: int
     batch_size: int
@@ -44,12 +52,20 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     lora_r: int
     lora_alpha: float
     lora_dropout: float
+    lora_use_rslora: bool = False
     target_modules: tuple[str, ...]
+    dpo_beta: float = 0.1
+    dpo_loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    dpo_label_smoothing: float = 0.0
+    checkpoint_every: int | None = None
+    sample_prompts: tuple[str, ...] = ()
+    sample_tokens: int = 64
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Model and data are loaded. Counts are of the training rows unless they say validation.
 
+    `attention` is "packed" or "padded", `head` "chunked" or the model's "own"; both were found by trying.
     `fingerprint` names what must be equal for bit-equal weights: torch, CPU or GPU, operating system.
     `incomparable_validation_rows` are those (indices into the validation rows) that this model had to cut, or whose
     answers its template rewrites: no bits per byte can be told for them.
@@ -58,6 +74,9 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     dtype: str
     device: str
     attention: str
+    head: str
+    token_budget: int
+    gradient_checkpointing: bool
     threads: int
     target_modules: tuple[str, ...]
     parameters: int
@@ -86,8 +105,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class EpochResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """An epoch was trained and evaluated, and its checkpoint is whole on disk.
 
-    Losses are nats per supervised token; `bits_per_byte` is None where every validation row is excluded.
-    `checkpoint` is the SHA-256 of the checkpoint's manifest.
+    Losses are nats per supervised token; `bits_per_byte` is None where every validation row is excluded. In DPO losses
+    are per pair, and `preference` is there instead of bits per byte. `samples` are the answers to the assignment's
+    sample prompts. `checkpoint` is the SHA-256 of the checkpoint's manifest.
     """
 
     epoch: int
@@ -99,6 +119,8 @@ class EpochResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     tokens_per_second: float
     memory_bytes: int
     checkpoint: str
+    preference: Preference | None = None
+    samples: tuple[str, ...] = ()
 
 
 class Damaged(msgspec.Struct, frozen=True, kw_only=True, tag=True):

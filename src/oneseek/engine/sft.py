@@ -314,7 +314,10 @@ class TorchTrainer(EpochTrainer):
         return Prepared(
             dtype=dtype,
             device=str(self._device),
-            attention="packed" if self._packing else str(self.model.config._attn_implementation),
+            attention="packed" if self._packing else "padded",
+            head="chunked" if self._packing and self._packing.head else "own",
+            token_budget=self.assignment.token_budget,
+            gradient_checkpointing=self.assignment.gradient_checkpointing,
             threads=self.assignment.threads,
             target_modules=self.assignment.target_modules,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()) - trainable,

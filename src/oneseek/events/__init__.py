@@ -67,12 +67,19 @@ class RunAccepted(Event, frozen=True, kw_only=True):
 
 
 class ModelPlan(Part, frozen=True, kw_only=True):
-    """What one model's worker found, and must find again when the run is resumed."""
+    """What one model's worker found, and must find again when the run is resumed.
+
+    `attention` is packed or padded, `head` chunked or the model's own. At most `token_budget` tokens are computed at
+    once (one row alone may be longer).
+    """
 
     key: str
     dtype: str
     device: str
     attention: str
+    head: str
+    token_budget: int
+    gradient_checkpointing: bool
     threads: int
     target_modules: tuple[str, ...]
     parameters: int
@@ -121,10 +128,25 @@ class ProgressReported(Event, frozen=True, kw_only=True):
     tokens_per_second: float
 
 
+class Preference(Part, frozen=True, kw_only=True):
+    """How far preferences were learned, over the validation pairs (Rafailov et al. 2023, arXiv:2305.18290).
+
+    A reward is beta times how much more likely, in nats, an answer became than the base model finds it. `margin` is the
+    mean of the chosen answer's reward minus the rejected one's, `accuracy` the share of pairs where that is above zero.
+    """
+
+    reward_chosen: float
+    reward_rejected: float
+    margin: float
+    accuracy: float
+
+
 class EpochFinished(Event, frozen=True, kw_only=True):
     """One model ended an epoch. Losses are nats per token, `bits_per_byte` bits per UTF-8 byte of the answers.
 
-    `checkpoint` is the SHA-256 of the checkpoint's manifest. Nothing of it counts before EpochCommitted.
+    Where preferences are learned, losses are those of DPO, per pair, and `preference` says how far they were learned.
+    `samples` are the answers to `training.sample_prompts`. `checkpoint` is the SHA-256 of the checkpoint's manifest.
+    Nothing of it counts before EpochCommitted.
     """
 
     model: str
@@ -137,6 +159,8 @@ class EpochFinished(Event, frozen=True, kw_only=True):
     tokens_per_second: float
     memory_bytes: int
     checkpoint: str
+    preference: Preference | None = None
+    samples: tuple[str, ...] = ()
 
 
 class CheckpointDamaged(Event, frozen=True, kw_only=True):

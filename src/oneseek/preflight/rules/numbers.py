@@ -45,6 +45,12 @@ def not_in_this_release(config: TrainingConfig, facts: Facts) -> Iterator[Findin
         yield _absent(
             "model.quantization", f"Loading base models in {config.model.quantization}", "Remove model.quantization."
         )
+    if config.training.sample_prompts:
+        yield _absent("training.sample_prompts", "Answering sample prompts", "Remove training.sample_prompts.")
+    if config.training.checkpoint_every is not None:
+        yield _absent("training.checkpoint_every", "A checkpoint inside an epoch", "Remove training.checkpoint_every.")
+    if config.lora.use_rslora:
+        yield _absent("lora.use_rslora", "Rank-stabilised LoRA", "Remove lora.use_rslora.")
     if config.execution.executor == "ray":
         yield _absent("execution.executor", "Training on a Ray cluster", "Set execution.executor to 'local'.")
     if config.data.validation_dataset is not None:
