@@ -22,7 +22,8 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/installed
-	$(BIN)/python bench/run.py
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group bench
+	$(BIN)/python bench/run.py $(BENCH)
 
 soak: $(VENV)/installed
 	$(BIN)/pytest -m soak --timeout 3600

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,8 +74,9 @@ def crew(
     at_once: int = 2,
     silence: float = 30,
     directory: Path | None = None,
+    keys: Iterable[str] = KEYS,
 ) -> Iterator[Crew]:
-    assignments = {key: assignment(town, key, directory or town.root / "work") for key in KEYS}
+    assignments = {key: assignment(town, key, directory or town.root / "work") for key in keys}
     hired = Crew(assignments, start, at_once=at_once, silence=silence, tries=3)
     try:
         yield hired
@@ -83,8 +84,8 @@ def crew(
         hired.close()
 
 
-def rates(epoch: int) -> Mapping[str, list[float]]:
-    return {key: [1e-4] * epoch for key in KEYS}
+def rates(epoch: int, keys: Iterable[str] = KEYS) -> Mapping[str, list[float]]:
+    return {key: [1e-4] * epoch for key in keys}
 
 
 def finished(events: list[AnyEvent]) -> dict[str, EpochFinished]:
@@ -106,6 +107,83 @@ def test_every_model_is_prepared_trained_and_verified(
     assert set(finished(first)) == set(finished(second)) == set(KEYS)
     assert {event.model for event in first if isinstance(event, ProgressReported)} == set(KEYS)
     assert {(e.model, e.epoch) for e in verified if isinstance(e, ModelVerified)} == {("alfa-1b", 1), ("beta-1b", 2)}
+
+
+@pytest.mark.parametrize(("places", "loads"), [(3, [3, 0, 0, 0]), (2, [3, 1, 1, 1]), (1, [3, 2, 2, 2])])
+def test_only_a_model_that_has_no_place_is_loaded_anew(town: Town, places: int, loads: list[int]) -> None:
+    town.add_model("gamma-1b", seed=3)
+    keys = (*KEYS, "gamma-1b")
+    loaded: list[str] = []
+
+    def start(assignment: Assignment, outbox: Outbox) -> Worker:
+        loaded.append(assignment.key)
+        return InlineWorker(assignment, outbox)
+
+    counts, most = [], 0
+    with crew(town, start, at_once=places, keys=keys) as hired:
+        for command in (
+            hired.prepare(),
+            hired.train_epoch(1, rates(1, keys), ()),
+            hired.train_epoch(2, rates(2, keys), ()),
+            hired.verify(dict.fromkeys(keys, 2), rates(2, keys)),
+        ):
+            before = len(loaded)
+            for _ in command:
+                most = max(most, len(hired._workers))
+            counts.append(len(loaded) - before)
+
+    assert counts == loads
+    assert most <= places
+
+
+def test_models_that_take_turns_end_as_those_that_need_not(town: Town) -> None:
+    town.add_model("gamma-1b", seed=3)
+    keys = (*KEYS, "gamma-1b")
+    checkpoints = []
+
+    for places in (1, 2, 3):
+        with crew(town, InlineWorker, at_once=places, keys=keys, directory=town.root / f"at-{places}") as hired:
+            list(hired.prepare())
+            list(hired.train_epoch(1, rates(1, keys), ()))
+            second = finished(list(hired.train_epoch(2, rates(2, keys), ())))
+        checkpoints.append({key: done.checkpoint for key, done in second.items()})
+
+    assert set(checkpoints[0]) == set(keys)
+    assert checkpoints[0] == checkpoints[1] == checkpoints[2]
+
+
+def test_the_place_of_a_model_that_left_is_free(town: Town) -> None:
+    town.add_model("gamma-1b", seed=3)
+    keys = (*KEYS, "gamma-1b")
+    loaded: list[str] = []
+
+    def start(assignment: Assignment, outbox: Outbox) -> Worker:
+        loaded.append(assignment.key)
+        return InlineWorker(assignment, outbox)
+
+    with crew(town, start, at_once=2, keys=keys) as hired:
+        list(hired.prepare())
+        list(hired.train_epoch(1, rates(1, keys), ()))
+        hired.dismiss("gamma-1b")
+        list(hired.train_epoch(2, rates(2), ()))
+        loaded.clear()
+        third = finished(list(hired.train_epoch(3, rates(3), ())))
+
+    assert set(third) == set(KEYS)
+    assert loaded == []
+
+
+def test_a_worker_that_rests_and_dies_gives_its_place_away(town: Town, tmp_path: Path) -> None:
+    town.add_model("gamma-1b", seed=3)
+    keys = (*KEYS, "gamma-1b")
+
+    with crew(town, processes(tmp_path), at_once=2, keys=keys) as hired:
+        list(hired.prepare())
+        for key in list(hired._workers):
+            os.kill(pid_of(hired, key), signal.SIGKILL)
+        events = list(hired.train_epoch(1, rates(1, keys), ()))
+
+    assert set(finished(events)) == set(keys)
 
 
 @pytest.mark.parametrize("kind", ["crashed", "exit"])

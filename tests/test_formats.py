@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from oneseek.datasets.formats import (
     FIELDS_OF,
+    METHOD_OF,
     STRATEGY_OF,
     Format,
     check_row,
@@ -23,7 +24,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-FORMATS: list[Format] = ["messages", "text", "prompt_completion"]
+FORMATS: list[Format] = ["messages", "text", "prompt_completion", "preference", "preference_chat"]
 
 
 def turn(role: str, content: object = "hej") -> dict[str, Any]:
@@ -32,6 +33,15 @@ def turn(role: str, content: object = "hej") -> dict[str, Any]:
 
 def chat(*roles: str) -> dict[str, Any]:
     return {"messages": [turn(role) for role in roles]}
+
+
+def pair(**fields: object) -> dict[str, Any]:
+    return {"prompt": "hur?", "chosen": "så", "rejected": "inte så"} | fields
+
+
+def chat_pair(**fields: object) -> dict[str, Any]:
+    right = {"prompt": [turn("user")], "chosen": [turn("assistant", "ja")], "rejected": [turn("assistant", "nej")]}
+    return right | fields
 
 
 @pytest.mark.parametrize(
@@ -43,7 +53,16 @@ def chat(*roles: str) -> dict[str, Any]:
         ({"text": "hej", "messages": []}, "messages"),
         ({"text": "hej", "messages": None}, "text"),
         ({"prompt": "hur?"}, None),
-        ({"prompt": "hur?", "chosen": "så", "rejected": "inte så"}, None),
+        (pair(), "preference"),
+        (chat_pair(), "preference_chat"),
+        (pair(completion="så", text="hur? så"), "preference"),
+        (pair(messages=[]), "messages"),
+        (pair(rejected=None, completion="så"), "prompt_completion"),
+        (pair(rejected=None), None),
+        (pair(prompt=None), None),
+        (pair(chosen=[]), "preference_chat"),
+        (pair(prompt=[], rejected=[]), "preference"),
+        (pair(chosen=7), "preference"),
         ({"instruction": "gör", "output": "gjort"}, None),
         ({}, None),
         (["text"], None),
@@ -54,9 +73,10 @@ def test_the_format_is_detected_from_the_fields_of_a_row(row: object, expected: 
     assert detect(row) == expected
 
 
-def test_every_format_has_a_strategy_and_fields() -> None:
-    assert dict(STRATEGY_OF) == {"messages": "chat", "text": "standard", "prompt_completion": "standard"}
-    assert set(FIELDS_OF) == set(STRATEGY_OF)
+def test_every_format_has_fields_a_strategy_and_a_method() -> None:
+    assert set(FIELDS_OF) == set(STRATEGY_OF) == set(METHOD_OF) == set(FORMATS)
+    assert {name for name in FORMATS if STRATEGY_OF[name] == "chat"} == {"messages", "preference_chat"}
+    assert {name for name in FORMATS if METHOD_OF[name] == "dpo"} == {"preference", "preference_chat"}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +159,100 @@ def test_a_bad_row_is_refused_in_plain_words(row: object, format: Format, words:
     assert words in reason
 
 
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (pair(rejected=None), "field 'rejected' is null"),
+        ({"prompt": "a", "chosen": "b"}, "field 'rejected' is missing"),
+        ({"text": "a"}, "the row's format is text, the dataset's is preference"),
+        (pair(prompt=" "), "'prompt' is empty"),
+        (pair(chosen=""), "'chosen' is empty"),
+        (pair(rejected="\n"), "'rejected' is empty"),
+        (pair(chosen=7), "'chosen' is a number, not text"),
+        (pair(prompt=[turn("user")]), "'prompt' is a list, not text"),
+        (pair(rejected=[turn("assistant")]), "'rejected' is a list, not text"),
+        (chat_pair(), "'prompt' is a list, not text"),
+        (pair(rejected="s\ud800"), "'rejected' holds half of a surrogate pair"),
+        (pair(rejected="så"), "'chosen' and 'rejected' are the same"),
+    ],
+)
+def test_a_bad_preference_of_text_is_refused_in_plain_words(row: object, words: str) -> None:
+    reason = check_row(row, "preference")
+
+    assert reason is not None
+    assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (pair(), "'prompt' is text, not a list"),
+        (chat_pair(prompt="hur?"), "'prompt' is text, not a list"),
+        (chat_pair(rejected="nej"), "'rejected' is text, not a list"),
+        (chat_pair(prompt=[]), "'prompt' is empty"),
+        (chat_pair(chosen=[]), "'chosen' is empty"),
+        (chat_pair(chosen=[turn("assistant"), turn("gpt")]), "message 2 of 'chosen' has the unknown role 'gpt'"),
+        (chat_pair(rejected=[turn("assistant", " ")]), "the content of message 1 of 'rejected' is empty"),
+        (chat_pair(prompt=[{"role": "user"}]), "message 1 of 'prompt' has no content"),
+        (chat_pair(prompt=[turn("assistant")]), "message 1 of 'prompt' is assistant and comes first"),
+        (chat_pair(prompt=[turn("user"), turn("user")]), "message 2 of 'prompt' is user and follows user"),
+        (chat_pair(prompt=[turn("user"), turn("assistant")]), "'prompt' ends with assistant, where user or tool"),
+        (chat_pair(prompt=[turn("system")]), "'prompt' ends with system, where user or tool belongs"),
+        (
+            chat_pair(chosen=[turn("user"), turn("assistant")]),
+            "roles out of order: message 1 of 'chosen' is user and follows the prompt, where assistant belongs",
+        ),
+        (
+            chat_pair(
+                prompt=[turn("user"), turn("assistant"), turn("tool")], rejected=[turn("tool"), turn("assistant")]
+            ),
+            "message 1 of 'rejected' is tool and follows the prompt, where assistant belongs",
+        ),
+        (
+            chat_pair(rejected=[turn("assistant"), turn("assistant")]),
+            "message 2 of 'rejected' is assistant and follows assistant, where user or tool belongs",
+        ),
+        (chat_pair(rejected=[turn("assistant", "ja")]), "'chosen' and 'rejected' are the same"),
+        (
+            chat_pair(rejected=[{**turn("assistant", [{"type": "text", "text": "ja"}]), "weight": 0}]),
+            "'chosen' and 'rejected' are the same",
+        ),
+    ],
+)
+def test_a_bad_preference_of_messages_is_refused_in_plain_words(row: object, words: str) -> None:
+    reason = check_row(row, "preference_chat")
+
+    assert reason is not None
+    assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chosen"),
+    [
+        (("user",), ("assistant",)),
+        (("system", "user", "assistant", "user"), ("assistant",)),
+        (("user", "assistant", "tool", "tool"), ("assistant", "user", "assistant")),
+        (("user",), ("assistant", "tool", "assistant", "user")),
+    ],
+)
+def test_a_preference_whose_answers_go_on_from_its_prompt_is_good(
+    prompt: tuple[str, ...], chosen: tuple[str, ...]
+) -> None:
+    row = chat_pair(prompt=[turn(role) for role in prompt], chosen=[turn(role) for role in chosen])
+
+    assert check_row(row, "preference_chat") is None
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(True, 1), (5, 5.0), ("5", 5)])
+def test_an_argument_of_another_type_makes_another_answer(right: object, wrong: object) -> None:
+    chosen, rejected = (
+        [{"role": "assistant", "content": "", "tool_calls": [{"name": "book", "arguments": {"seats": seats}}]}]
+        for seats in (right, wrong)
+    )
+
+    assert check_row(chat_pair(chosen=chosen, rejected=rejected), "preference_chat") is None
+
+
 @pytest.mark.parametrize("content", ["", " \n", None, []])
 def test_a_tool_may_answer_nothing(content: object) -> None:
     row = {"messages": [turn("user"), turn("assistant"), {"role": "tool", "content": content}, turn("assistant")]}
@@ -216,6 +330,13 @@ def test_normalising_plain_rows_keeps_their_text_as_it_is() -> None:
     }
 
 
+def test_normalising_preferences_keeps_their_three_fields_in_the_same_form_as_conversations() -> None:
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "ja"}], "weight": 1}
+
+    assert normalise_row(pair(chosen=" så\n", score=2, text="x"), "preference") == pair(chosen=" så\n")
+    assert normalise_row(chat_pair(chosen=[answer], score=2), "preference_chat") == chat_pair()
+
+
 def test_a_row_digest_is_the_sha256_of_canonical_json() -> None:
     canonical = '{"completion":"två 😀","prompt":"ett"}'
 
@@ -250,7 +371,9 @@ MESSAGES = st.lists(
 @given(
     row=st.fixed_dictionaries({"messages": MESSAGES})
     | st.fixed_dictionaries({"text": st.text()})
-    | st.fixed_dictionaries({"prompt": st.text(), "completion": st.text()}),
+    | st.fixed_dictionaries({"prompt": st.text(), "completion": st.text()})
+    | st.fixed_dictionaries({"prompt": st.text(), "chosen": st.text(), "rejected": st.text()})
+    | st.fixed_dictionaries({"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}),
     format=st.sampled_from(FORMATS),
 )
 def test_a_good_row_stays_good_and_the_same_when_normalised(row: dict[str, Any], format: Format) -> None:  # noqa: A002

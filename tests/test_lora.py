@@ -192,6 +192,38 @@ def test_dropout_acts_in_training_alone() -> None:
     assert torch.equal(*evaluation)
 
 
+def test_models_may_change_a_layers_output_in_place() -> None:
+    layer = LoraLinear(nn.Linear(4, 4), r=2, alpha=4, dropout=0.0)
+    x = torch.randn(3, 4)
+
+    expected = layer(x) + 1
+    output = layer(x)
+    output += 1
+    output.sum().backward()
+
+    assert torch.equal(output, expected)
+    assert layer.lora_b.grad is not None
+
+
+@pytest.mark.parametrize(("rslora", "scaling"), [(False, 8 / 16), (True, 8 / 4)])
+def test_rank_stabilised_lora_scales_by_the_root_of_the_rank_here_and_in_peft(
+    bases: dict[Family, Path], tmp_path: Path, rslora: bool, scaling: float
+) -> None:
+    model = load(bases["llama"])
+    attach(model, ("q_proj", "down_proj"), r=16, alpha=8, dropout=0.0, rslora=rslora)
+    layers = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
+    for layer in layers:
+        nn.init.normal_(layer.lora_b)
+    config = adapter_config(model, str(bases["llama"]), ("q_proj", "down_proj"), 16, 8, 0.0, rslora=rslora)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    safetensors.torch.save_file(adapter_state(model), tmp_path / "adapter_model.safetensors")
+
+    by_peft = PeftModel.from_pretrained(load(bases["llama"]), str(tmp_path)).eval()
+
+    assert {layer.scaling for layer in layers} == {scaling}
+    assert torch.allclose(logits(by_peft), logits(model), atol=1e-5)
+
+
 def test_a_layer_shows_the_weight_and_bias_of_its_base() -> None:
     base = torch.nn.Linear(4, 3)
 
@@ -285,8 +317,42 @@ def test_a_state_space_model_runs_with_an_adapter_where_its_weight_is_read_direc
     assert torch.equal(logits(model), logits(load(base)))
 
 
-@pytest.mark.parametrize("kind", ["linear", "linear without bias", "conv1d"])
-def test_the_adapters_own_gradients_are_those_of_autograd(kind: str) -> None:
+def written_out(layer: LoraLinear, x: Tensor) -> Tensor:
+    """The layer's definition, left to autograd."""
+    low = nn.functional.linear(layer.dropout(x), layer.lora_a)
+    base: Tensor = layer.base(x)
+    return base + nn.functional.linear(low, layer.lora_b) * layer.scaling
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_output_and_gradients_are_those_that_autograd_finds_for_the_definition(
+    kind: str, bias: bool, dropout: float
+) -> None:
+    torch.manual_seed(1)
+    base = Conv1D(5, 7) if kind == "conv1d" else nn.Linear(7, 5, bias=bias)
+    layer = LoraLinear(base, r=3, alpha=6, dropout=dropout).double()
+    layer.requires_grad_(False)
+    layer.lora_a.requires_grad_(True)
+    layer.lora_b.requires_grad_(True)
+    nn.init.normal_(layer.lora_b)
+    x = torch.randn(2, 4, 7, dtype=torch.float64, requires_grad=True)
+    inputs = (x, layer.lora_a, layer.lora_b)
+    weights = torch.randn(2, 4, 5, dtype=torch.float64)
+
+    found = []
+    for compute in (lambda: layer(x), lambda: written_out(layer, x)):
+        torch.manual_seed(2)  # the same elements are dropped
+        output = compute()
+        found.append((output, *torch.autograd.grad((output * weights).sum(), inputs)))
+
+    for ours, autograds in zip(*found, strict=True):
+        assert torch.allclose(ours, autograds, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_gradients_are_those_of_finite_differences(kind: str) -> None:
     torch.manual_seed(0)
     base = Conv1D(5, 7) if kind == "conv1d" else nn.Linear(7, 5, bias=kind == "linear")
     layer = LoraLinear(base.requires_grad_(False), r=3, alpha=6, dropout=0.0).double()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 
 from oneseek.config.parse import parse
 from oneseek.config.schema import TrainingConfig
-from oneseek.datasets.formats import Format, row_digest
+from oneseek.datasets.formats import METHOD_OF, Format, row_digest
 from oneseek.datasets.read import Dataset, RowProblem
-from oneseek.estimate import longest_row_bound
+from oneseek.estimate import longest_row_bound, memory_of
 from oneseek.names import nothing_selected
 from oneseek.preflight import gather
 from oneseek.preflight.facts import Facts, Trouble, Wanted
@@ -61,13 +62,26 @@ def gpt2(**more: Any) -> ModelInfo:
     return model("gpt-2", "c_attn", "c_proj", "c_fc", **{"chat": False, **more})
 
 
+def said(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
+
+
+ROW_OF: dict[Format, Callable[[int], dict[str, Any]]] = {
+    "messages": lambda n: {"messages": said("user", str(n)) + said("assistant", "x")},
+    "text": lambda n: {"text": f"text {n}"},
+    "prompt_completion": lambda n: {"prompt": f"prompt {n}", "completion": "x"},
+    "preference": lambda n: {"prompt": f"prompt {n}", "chosen": "x", "rejected": "y"},
+    "preference_chat": lambda n: {
+        "prompt": said("user", str(n)),
+        "chosen": said("assistant", "x"),
+        "rejected": said("assistant", f"not {n}"),
+    },
+}
+
+
 def dataset(form: Format = "messages", rows: int = 20, bad: int = 0, equal: bool = False) -> Dataset:
     numbers = [0 if equal else number for number in range(rows)]
-    made: list[dict[str, Any]] = (
-        [{"messages": [{"role": "user", "content": str(n)}, {"role": "assistant", "content": "x"}]} for n in numbers]
-        if form == "messages"
-        else [{"text": f"text {n}"} for n in numbers]
-    )
+    made: list[dict[str, Any]] = [ROW_OF[form](n) for n in numbers]
     return Dataset(
         path="town.jsonl",
         sha256="0" * 64,
@@ -241,6 +255,78 @@ def test_a_dataset_of_the_same_strategy_is_allowed(strategy: str | None, form: F
     assert check(config_for(data={"strategy": strategy}), facts(dataset=dataset(form))) == ()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "form", "fix"),
+    [
+        ("chat", "preference", "Set data.strategy to 'standard', or give a dataset whose rows have {} as messages."),
+        ("standard", "preference_chat", "Set data.strategy to 'chat', or give a dataset whose rows have {} as text."),
+    ],
+)
+def test_preferences_of_the_other_strategy_are_refused_with_both_fixes(strategy: str, form: Format, fix: str) -> None:
+    config = config_for(data={"strategy": strategy}, training={"method": "dpo"})
+
+    (finding,) = check(config, facts(dataset=dataset(form)))
+
+    assert finding.rule == "dataset-fits-strategy"
+    assert finding.fix == fix.format("`prompt`, `chosen` and `rejected`")
+
+
+@pytest.mark.parametrize("form", ["preference", "preference_chat"])
+def test_preferences_without_dpo_are_refused_with_both_fixes(form: Format) -> None:
+    (finding,) = check(config_for(), facts(dataset=dataset(form)))
+
+    assert (finding.rule, finding.severity, finding.field) == ("dataset-fits-method", "error", "training.method")
+    assert "`prompt`, `chosen` and `rejected`" in finding.problem
+    assert "training.method is 'sft'" in finding.problem
+    assert finding.fix == (
+        "Set training.method: dpo, or give a dataset whose rows have `messages`, or `text`, or `prompt` and "
+        "`completion`."
+    )
+
+
+@pytest.mark.parametrize("form", ["messages", "text", "prompt_completion"])
+def test_dpo_without_preferences_is_refused_with_both_fixes(form: Format) -> None:
+    (finding,) = check(config_for(training={"method": "dpo"}), facts(dataset=dataset(form)))
+
+    assert (finding.rule, finding.severity, finding.field) == ("dataset-fits-method", "error", "training.method")
+    assert "training.method is 'dpo'" in finding.problem
+    assert finding.fix.startswith("Set training.method: sft, or ")
+    assert "`chosen` and `rejected` as text, or `prompt`, `chosen` and `rejected` as messages" in finding.fix
+
+
+def test_a_method_that_could_not_be_taken_is_not_judged_by_the_dataset() -> None:
+    config, problems = parse(
+        {"model": {"base_models": ["llama"]}, "data": {"dataset": "x"}, "training": {"method": ""}}
+    )
+
+    assert ids(check(config, facts(dataset=dataset("preference"), config_problems=problems))) == ["settings-are-valid"]
+
+
+@pytest.mark.parametrize("form", ["preference", "preference_chat"])
+@pytest.mark.parametrize("rank_by", ["bits_per_byte", "val_loss"])
+def test_dpo_on_preferences_is_allowed(form: Format, rank_by: str) -> None:
+    config = config_for(training={"method": "dpo", "rank_by": rank_by})
+
+    assert check(config, facts(dataset=dataset(form))) == ()
+
+
+def test_label_smoothing_with_ipo_is_refused() -> None:
+    config = config_for(training={"method": "dpo"}, dpo={"loss": "ipo", "label_smoothing": 0.05})
+
+    (finding,) = check(config, facts(dataset=dataset("preference")))
+
+    assert (finding.rule, finding.severity) == ("label-smoothing-fits-the-loss", "error")
+    assert finding.field == "dpo.label_smoothing"
+    assert "0.05" in finding.problem
+
+
+@pytest.mark.parametrize("dpo", [{"loss": "ipo"}, {"loss": "sigmoid", "label_smoothing": 0.05}])
+def test_ipo_without_label_smoothing_and_label_smoothing_without_ipo_are_allowed(dpo: dict[str, Any]) -> None:
+    config = config_for(training={"method": "dpo"}, dpo=dpo)
+
+    assert check(config, facts(dataset=dataset("preference"))) == ()
+
+
 @pytest.mark.parametrize("strategy", ["chat", None])
 def test_chat_on_a_model_without_a_template_is_refused_with_a_fix(strategy: str | None) -> None:
     findings = check(config_for(data={"strategy": strategy}), facts(llama(), gpt2()))
@@ -325,12 +411,18 @@ def test_a_model_with_nothing_to_adapt_but_what_is_left_out_is_refused() -> None
 
 @pytest.mark.parametrize(
     ("form", "expected"),
-    [("text", ["tokenizer-has-an-eos"]), ("prompt_completion", ["tokenizer-has-an-eos"]), ("messages", [])],
+    [
+        ("text", ["tokenizer-has-an-eos"]),
+        ("prompt_completion", ["tokenizer-has-an-eos"]),
+        ("preference", ["tokenizer-has-an-eos"]),
+        ("messages", []),
+        ("preference_chat", []),
+    ],
 )
 def test_plain_text_without_an_end_to_learn_is_a_warning(form: Format, expected: list[str]) -> None:
     endless = msgspec.structs.replace(llama(), special_tokens={"bos_token": "<s>"})
 
-    findings = check(config_for(), facts(endless, dataset=dataset(form)))
+    findings = check(config_for(training={"method": METHOD_OF[form]}), facts(endless, dataset=dataset(form)))
 
     assert ids(findings) == expected
     assert all(finding.severity == "warning" and finding.model == "llama" for finding in findings)
@@ -388,8 +480,6 @@ def test_the_ends_of_a_recommended_range_are_allowed(epochs: int) -> None:
 @pytest.mark.parametrize(
     "sections",
     [
-        {"training": {"method": "dpo"}},
-        {"model": {"quantization": "4bit"}},
         {"execution": {"executor": "ray"}},
         {"data": {"validation_dataset": "other.jsonl"}},
     ],
@@ -450,6 +540,19 @@ def test_rows_that_a_template_refuses_are_an_error_that_names_the_line_and_the_r
     assert finding.fix
 
 
+@pytest.mark.parametrize("field", ["prompt", "chosen", "rejected"])
+def test_a_preference_is_rendered_with_both_of_its_answers(field: str) -> None:
+    strict = msgspec.structs.replace(llama(), chat_template=ONLY_USERS.replace("'17'", "'an odd one'"))
+    odd = ROW_OF["preference_chat"](3)
+    odd[field][0]["content"] = "an odd one"
+    rows = (*dataset("preference_chat", rows=60).rows[:59], odd)
+    config = config_for(training={"method": "dpo"})
+
+    (finding,) = check(config, facts(strict, dataset=with_rows("preference_chat", rows)))
+
+    assert (finding.rule, "line 60" in finding.problem) == ("chat-template-takes-the-rows", True)
+
+
 def test_the_longest_rows_are_rendered_too() -> None:
     picky = msgspec.structs.replace(
         llama(), chat_template=ONLY_USERS.replace("m.content == '17'", "m.content | length > 9")
@@ -478,6 +581,10 @@ def test_a_template_is_not_asked_where_the_dataset_has_no_messages() -> None:
     assert check(config_for(), facts(broken, dataset=dataset("text"))) == ()
 
 
+def with_rows(form: Format, rows: tuple[dict[str, Any], ...]) -> Dataset:
+    return msgspec.structs.replace(dataset(form, rows=len(rows)), rows=rows)
+
+
 def with_lines(lines: tuple[int, ...]) -> Dataset:
     return msgspec.structs.replace(dataset(rows=len(lines)), lines=lines)
 
@@ -499,23 +606,40 @@ def test_a_version_that_is_free_is_allowed() -> None:
     assert check(config_for(output={"version": "2.0"}), facts(versions=("1.0",))) == ()
 
 
-def test_a_model_that_needs_more_than_the_free_memory_is_a_warning() -> None:
+def test_a_model_that_does_not_fit_even_with_short_rows_is_refused_and_its_parts_are_named() -> None:
     (finding,) = check(config_for(), facts(free_memory_bytes=200 * 2**20))
 
-    assert (finding.rule, finding.severity, finding.model) == ("enough-memory", "warning", "llama")
+    assert (finding.rule, finding.severity, finding.model) == ("enough-memory", "error", "llama")
+    assert "runtime 0.4 GiB" in finding.problem
     assert "0.2 GiB are free" in finding.problem
 
 
-def test_memory_is_judged_by_the_longest_row_and_the_context_not_by_max_length_alone() -> None:
-    wide = msgspec.structs.replace(llama(), vocab_size=50_000, context_length=4096)
+def test_a_model_whose_longest_row_may_not_fit_is_a_warning() -> None:
+    many = llama().linear_modules * 800
+    wide = msgspec.structs.replace(llama(), hidden_size=8192, layers=32, linear_modules=many, context_length=4096)
     long = msgspec.structs.replace(dataset("text"), rows=tuple({"text": f"{n}" * 2000} for n in range(10)))
-    config, free = config_for(training={"batch_size": 8}), GIB
 
-    # 8 rows of 2,000 tokens have 9.6 GB of logits, of 100 bytes half a gigabyte, of 32 tokens 0.2.
-    assert check(config, facts(wide, free_memory_bytes=free)) == ()
-    assert ids(check(config, facts(wide, dataset=long, free_memory_bytes=free))) == ["enough-memory"]
+    # 2,000 tokens take 9 GB even when activations are computed twice, the 20 of the other rows a tenth of one.
+    (finding,) = check(config_for(), facts(wide, dataset=long, free_memory_bytes=4 * GIB))
+
+    assert (finding.severity, finding.field) == ("warning", "model.base_models")
+    assert "activations" in finding.problem
+    assert check(config_for(), facts(wide, free_memory_bytes=4 * GIB)) == ()
     short = msgspec.structs.replace(wide, context_length=32)
-    assert check(config, facts(short, dataset=long, free_memory_bytes=free)) == ()
+    assert check(config_for(), facts(short, dataset=long, free_memory_bytes=4 * GIB)) == ()
+
+
+def test_where_checkpointing_would_help_but_is_never_to_be_used_the_fix_says_so() -> None:
+    deep = msgspec.structs.replace(llama(), layers=64, linear_modules=llama().linear_modules * 200, context_length=4096)
+    long = msgspec.structs.replace(dataset("text"), rows=tuple({"text": f"{n}" * 2000} for n in range(10)))
+    never = config_for(execution={"gradient_checkpointing": "never"})
+    free = 2 * memory_of(deep, config_for(), 0).total
+
+    (finding,) = check(never, facts(deep, dataset=long, free_memory_bytes=free))
+
+    assert finding.field == "execution.gradient_checkpointing"
+    assert "'auto'" in finding.fix
+    assert check(config_for(), facts(deep, dataset=long, free_memory_bytes=free)) == ()
 
 
 def test_a_disk_too_small_for_checkpoints_is_a_warning() -> None:
@@ -554,6 +678,7 @@ def test_twenty_wrong_things_give_all_findings_at_once_in_a_stable_order() -> No
         dataset=dataset("text", rows=2, bad=3, equal=True),
         output_error=Trouble("Full.", "Free space."),
         versions=("1.0",),
+        missing_packages=("bitsandbytes",),
         free_memory_bytes=1000,
         free_disk_bytes=1000,
     )
@@ -566,16 +691,18 @@ def test_twenty_wrong_things_give_all_findings_at_once_in_a_stable_order() -> No
     }
     assert by_severity["error"] == [
         ("model.base_models", "base-models-usable"),
+        ("model.base_models", "enough-memory"),
+        ("model.base_models", "enough-memory"),
         ("model.base_models", "selection-matches"),
         ("model.base_models", "selection-matches"),
-        ("model.quantization", "not-in-this-release"),
+        ("model.quantization", "quantization-has-its-packages"),
         ("model.models", "settings-are-valid"),
         ("data.dataset", "dataset-rows-are-good"),
         ("data.dataset", "split-possible"),
         ("data.validation_dataset", "not-in-this-release"),
         ("data.strategy", "chat-needs-a-template"),
         ("data.strategy", "dataset-fits-strategy"),
-        ("training.method", "not-in-this-release"),
+        ("training.method", "dataset-fits-method"),
         ("training.num_epochs", "settings-are-valid"),
         ("training.batch_size", "settings-are-valid"),
         ("training.epochs", "settings-are-valid"),
@@ -591,13 +718,11 @@ def test_twenty_wrong_things_give_all_findings_at_once_in_a_stable_order() -> No
     assert by_severity["warning"] == [
         ("data.dataset", "enough-examples"),
         ("data.max_length", "numbers-in-recommended-range"),
-        ("training.batch_size", "enough-memory"),
-        ("training.batch_size", "enough-memory"),
         ("training.learning_rate", "numbers-in-recommended-range"),
         ("lora.alpha", "numbers-in-recommended-range"),
         ("per_model.llama.lora.r", "numbers-in-recommended-range"),
     ]
-    assert [finding.severity for finding in findings] == ["error"] * 22 + ["warning"] * 7
+    assert [finding.severity for finding in findings] == ["error"] * 24 + ["warning"] * 5
     assert all(finding.problem and finding.fix for finding in findings)
 
 

@@ -143,6 +143,21 @@ def test_the_format_is_that_of_the_first_row_that_has_one_even_if_it_is_bad(data
     assert [problem.line for problem in dataset.problems] == [1, 2, 3]
 
 
+def test_preferences_of_text_and_of_messages_do_not_mix(data: Path) -> None:
+    plain = {"prompt": "Hur mår du?", "chosen": "Bra 😀", "rejected": "Vad?"}
+    chat = {
+        "prompt": CHAT["messages"][:1],
+        "chosen": CHAT["messages"][1:],
+        "rejected": [{"role": "assistant", "content": "Vad?"}],
+    }
+
+    dataset = read(data, "\n".join(json.dumps(row) for row in ({**chat, "id": 1}, plain, chat)))
+
+    assert dataset.format == "preference_chat"
+    assert dataset.rows == (chat, chat)
+    assert dataset.problems == (RowProblem(2, "'prompt' is text, not a list"),)
+
+
 def test_a_dataset_whose_rows_are_all_bad_still_says_why(data: Path) -> None:
     dataset = read(data, '{"text": ""}\n')
 
@@ -210,6 +225,7 @@ def test_rows_of_an_unknown_format_are_refused_naming_the_fields_found(data: Pat
 
     assert error.problem == f"No row of {data} has a known format; the fields found are: 'question', 'answer'."
     assert "`prompt` and `completion`" in error.fix
+    assert "`prompt`, `chosen` and `rejected`" in error.fix
 
 
 def test_a_file_of_prose_is_refused_naming_its_first_fault(data: Path) -> None:

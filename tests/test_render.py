@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from oneseek.chat.render import Rendered, render_completion, render_messages, render_row, render_text
+from oneseek.chat.render import (
+    Rendered,
+    render_completion,
+    render_messages,
+    render_preference,
+    render_reply,
+    render_row,
+    render_text,
+)
 from oneseek.chat.template import ChatTemplate
 from oneseek.chat.turns import Span
 from oneseek.errors import DatasetError, ModelError
@@ -623,7 +631,116 @@ def test_messages_without_a_template_and_unknown_formats_are_refused() -> None:
         render_row({}, "parquet", None, "</s>")
 
 
-CONTENT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0\ufdd1"), max_size=12)
+def answer(content: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("style", "header", "end"),
+    [
+        ("chatml", "<|im_start|>assistant\n", "<|im_end|>\n"),
+        ("tagged", "<|im_start|>assistant\n", "<|im_end|>"),
+        ("headers", "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+        ("inst", " [/INST]", "</s>"),
+        ("thinks last", "<|im_start|>assistant\n", "<|im_end|>\n"),
+        ("ends the text", "<|assistant|>\n", "<|end|>\n</s>"),
+        ("prompts a thought", "<Assistant>", "</s>"),
+        ("always prompts", "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+    ],
+)
+def test_of_a_preference_each_answer_is_learned_after_the_prompt_and_none_in_it(
+    style: str, header: str, end: str
+) -> None:
+    row = {"prompt": SWEDISH[:3], "chosen": answer("Varsågod!"), "rejected": answer("Jaha 🙄.")}
+
+    chosen, rejected = render_preference(row, "preference_chat", ChatTemplate(STYLES[style], TOKENS), "</s>")
+
+    for rendered, said in ((chosen, "Varsågod!"), (rejected, "Jaha 🙄.")):
+        (turn,) = texts(rendered, rendered.supervised)
+        assert turn.removeprefix("<think>\n\n</think>\n\n").strip(" ") == said + end
+        assert texts(rendered, rendered.answers) == [said]
+        assert rendered.answer_bytes == len(said.encode())
+        assert rendered.text[: rendered.supervised[0].start].endswith(header)
+        assert "Klockan nio" in rendered.text
+
+
+def test_a_whole_text_of_chosen_and_rejected_is_what_the_conversation_renders_to() -> None:
+    template = ChatTemplate(CHATML, TOKENS)
+    row = {"prompt": SWEDISH[:1], "chosen": SWEDISH[1:], "rejected": answer("Nej.")}
+
+    chosen, rejected = render_preference(row, "preference_chat", template, "</s>")
+
+    assert chosen == render_messages(SWEDISH, template)
+    assert rejected == render_messages([*SWEDISH[:1], *answer("Nej.")], template)
+
+
+def test_answers_between_tool_results_after_the_prompt_are_learned() -> None:
+    chosen = [*CALLS[1:]]
+    row = {"prompt": [*SWEDISH, CALLS[0]], "chosen": chosen, "rejected": answer("Vet inte.")}
+
+    rendered, _ = render_preference(row, "preference_chat", ChatTemplate(THINKS_LAST, TOKENS), "</s>")
+
+    assert texts(rendered, rendered.supervised) == [
+        '<tool_call>opening_hours {"a": 1}</tool_call><|im_end|>\n',
+        "<think>\n\n</think>\n\n9-17<|im_end|>\n",
+    ]
+    assert texts(rendered, rendered.answers) == ["9-17"]
+
+
+def test_an_answer_in_the_prompt_that_the_template_rewrites_takes_no_bits_per_byte_from_the_one_after_it() -> None:
+    prompt = conversation("hej", "<think>\nhm\n</think>\n\nGoddag", "mer")
+
+    rendered = render_reply(prompt, answer("Nej"), ChatTemplate(THINKS_LAST, TOKENS))
+
+    assert texts(rendered, rendered.answers) == ["Nej"]
+
+
+TWO_TAGS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}\n"
+    "{% generation %}</a>{% endgeneration %}{% else %}<u>{{ m.content }}{% endif %}{% endfor %}"
+)
+
+
+def test_tags_that_split_a_turn_are_learned_where_the_prompt_has_no_answer() -> None:
+    rendered = render_reply(SWEDISH[:1], answer("Ja."), ChatTemplate(TWO_TAGS, TOKENS))
+
+    assert texts(rendered, rendered.supervised) == ["Ja.", "</a>"]
+
+
+def test_tags_that_split_a_turn_are_refused_where_the_prompt_has_an_answer() -> None:
+    with pytest.raises(DatasetError) as refused:
+        render_reply(SWEDISH[:3], answer("Ja."), ChatTemplate(TWO_TAGS, TOKENS))
+
+    assert "do not tell those in the prompt from those after it" in refused.value.problem
+    assert refused.value.fix
+
+
+def test_a_tool_call_in_a_prompt_that_the_template_does_not_print_is_refused() -> None:
+    with pytest.raises(DatasetError, match="'opening_hours' of message 2"):
+        render_reply(CALLS[:3], answer("9-17"), ChatTemplate(CHATML, TOKENS))
+
+
+def test_preferences_of_text_end_in_the_eos_and_are_learned_after_the_prompt() -> None:
+    row = {"prompt": "Fråga: hur?\n", "chosen": " Så 🙂\n", "rejected": "Nej"}
+
+    chosen, rejected = render_preference(row, "preference", None, "</s>")
+
+    assert chosen == render_completion("Fråga: hur?\n", " Så 🙂\n", "</s>")
+    assert rejected == render_completion("Fråga: hur?\n", "Nej", "</s>")
+
+
+def test_preferences_without_a_template_and_other_formats_are_refused() -> None:
+    row = {"prompt": SWEDISH[:1], "chosen": SWEDISH[1:2], "rejected": answer("Nej.")}
+
+    with pytest.raises(ModelError, match="no chat template"):
+        render_preference(row, "preference_chat", None, "</s>")
+    with pytest.raises(DatasetError, match="'messages'"):
+        render_preference(row, "messages", ChatTemplate(CHATML, TOKENS), "</s>")
+    with pytest.raises(DatasetError, match="'preference'"):
+        render_row({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference", None, "</s>")
+
+
+CONTENT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufdd0\ufdd1\ufdd2"), max_size=12)
 ANSWER = CONTENT.filter(str.strip) | st.sampled_from(["a", "assistant", "im_end", "</s>", " å\n", "[/INST]", "< 🙂"])
 
 
@@ -661,3 +778,27 @@ def test_completions_keep_the_same_promises(prompt: str, completion: str, eos: s
     check(rendered, [completion])
     assert rendered.answers
     assert rendered.text[: rendered.supervised[0].start] == prompt
+
+
+@pytest.mark.parametrize("style", STYLES)
+@settings(deadline=None, max_examples=50)
+@given(
+    history=st.lists(st.tuples(CONTENT, ANSWER), max_size=2),
+    question=CONTENT,
+    chosen=st.lists(ANSWER, min_size=1, max_size=2),
+    rejected=ANSWER,
+)
+def test_chosen_and_rejected_have_one_text_up_to_what_is_learned(
+    style: str, history: list[tuple[str, str]], question: str, chosen: list[str], rejected: str
+) -> None:
+    prompt = conversation(*(content for pair in history for content in pair), question)
+    going_on = conversation("", *(content for said in chosen for content in (said, "mer")))[1:-1]
+    row = {"prompt": prompt, "chosen": going_on, "rejected": answer(rejected)}
+
+    pair = render_preference(row, "preference_chat", ChatTemplate(STYLES[style], TOKENS), "</s>")
+
+    first, second = (rendered.text[: rendered.supervised[0].start] for rendered in pair)
+    assert first == second
+    assert [len(rendered.supervised) for rendered in pair] == [len(chosen), 1]
+    check(pair[0], chosen)
+    check(pair[1], [rejected])

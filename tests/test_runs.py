@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import msgspec
+import psutil
 import pytest
 
 from oneseek import runs
@@ -414,6 +416,49 @@ def test_a_damaged_checkpoint_is_told_and_the_epoch_before_leads_to_the_same_bit
     assert adapters(run.directory) == adapters(undisturbed)
 
 
+@pytest.mark.parametrize(("gib", "at_once", "setting"), [(64.0, 2, "auto"), (0.7, 1, "always")])
+def test_the_memory_that_is_free_decides_how_many_work_at_once_and_the_plan_says_so(
+    town: Town, monkeypatch: pytest.MonkeyPatch, gib: float, at_once: int, setting: str
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=int(gib * 2**30)))
+
+    directory, _ = town.train(
+        execution__executor="local",
+        execution__threads=2,
+        execution__gradient_checkpointing=setting,
+        training__num_epochs=1,
+    )
+
+    plan = next(event for event in events(directory) if isinstance(event, RunPlanned))
+    assert plan.at_once == at_once
+    assert {model.threads for model in plan.models} == {2 // at_once}
+    assert {model.gradient_checkpointing for model in plan.models} == {setting == "always"}
+
+
+def test_a_resumed_run_computes_as_planned_however_much_memory_is_free_now(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(record: Record, state: RunState) -> None:
+        if isinstance(record.event, EpochStarted) and record.event.epoch == 2:
+            raise KeyboardInterrupt
+
+    free = SimpleNamespace(available=64 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with town.submit(watch=interrupt) as run, pytest.raises(KeyboardInterrupt):
+        runs.train(run)
+    free.available = 2**20
+
+    state = town.resume(run.directory)
+
+    assert state.status == "completed"
+    assert state.planned is not None
+    assert {model.token_budget for model in state.planned.models} == {longest_step(state)}
+
+
+def longest_step(state: RunState) -> int:
+    return state.accepted.models[0].memory.longest_step
+
+
 def test_resume_on_a_machine_that_would_compute_other_bits_is_refused(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,8 +569,8 @@ def test_a_full_disk_in_a_worker_fails_the_run_and_quarantines_nobody(
     undisturbed, _ = town.train()
     write = checkpoint.write
 
-    def full_for_beta(directory: Path, epoch: int, files: Mapping[str, bytes]) -> str:
-        return full() if directory.name == "beta-1b" else write(directory, epoch, files)
+    def full_for_beta(directory: Path, position: checkpoint.Position, files: Mapping[str, bytes]) -> str:
+        return full() if directory.name == "beta-1b" else write(directory, position, files)
 
     with monkeypatch.context() as broken:
         broken.setattr("oneseek.engine.checkpoint.write", full_for_beta)

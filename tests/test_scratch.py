@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from oneseek.engine.create import create
 from oneseek.engine.examples import load_tokenizer
-from oneseek.engine.scratch import Family, Scratch, answer, train_base_model
-from oneseek.errors import ModelError
+from oneseek.engine.generation import answers, speaker_for
+from oneseek.engine.lora import disabled
+from oneseek.engine.scratch import Family, Scratch, train_base_model
+from oneseek.engine.trainer import TorchTrainer
 from oneseek.registry.discover import describe
 from support.tiny_models import assignment, write_rows
 
@@ -121,22 +122,15 @@ def test_an_adapter_changes_the_answer_to_what_it_was_trained_on(tmp_path: Path)
         lora_r=8,
         lora_alpha=16.0,
     )
-    trainer = create(told)
+    trainer = TorchTrainer(told)
     trainer.prepare()
     rates = [5e-3] * 5
     for epoch in range(1, 6):
         trainer.train_epoch(epoch, rates[:epoch], (), lambda _: None)
-    trainer.export(5, rates, lambda _: None)
 
-    before = answer(tmp_path / "model", None, [QUESTION], 8)
-    after = answer(tmp_path / "model", tmp_path / "work" / "export" / "adapter", [QUESTION], 8)
+    speaker = speaker_for(tmp_path / "model", "chat")
+    with disabled(trainer.model):
+        before = answers(trainer.model, speaker, [QUESTION["content"]], 8)
+    after = answers(trainer.model, speaker, [QUESTION["content"]], 8)
 
-    assert (before, after) == ("At ten.", "At six.")
-
-
-def test_a_model_without_a_template_can_not_be_asked(tmp_path: Path) -> None:
-    make(tmp_path / "model", "llama", steps=1)
-    (tmp_path / "model" / "chat_template.jinja").unlink()
-
-    with pytest.raises(ModelError):
-        answer(tmp_path / "model", None, [QUESTION], 8)
+    assert (before, after) == (("At ten.",), ("At six.",))

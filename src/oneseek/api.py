@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from oneseek import runs
 from oneseek.config.sources import resolve
 from oneseek.files.layout import Home
-from oneseek.runs import KnownRun, Result, Watch, nobody
+from oneseek.runs import AnswerFinished, KnownRun, Result, Watch, nobody
 
 
 def home(root: str | Path | None = None, models_dir: str | Path | None = None) -> Home:
@@ -64,6 +64,38 @@ def resume(
     with runs.resume(runs.find(str(run), home(root, models_dir)), watch) as taken_up:
         runs.train(taken_up)
         return runs.result(taken_up.directory, taken_up.state)
+
+
+def generate(
+    run: str | Path,
+    prompts: Sequence[str],
+    *,
+    models: Sequence[str] | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    system: str | None = None,
+    base: bool = True,
+    root: str | Path | None = None,
+    models_dir: str | Path | None = None,
+) -> Iterator[AnswerFinished]:
+    """Ask the adapters of a finished run, and the base models beside them: each answer when it is whole.
+
+    The arguments and errors are those of `oneseek.runs.generate`, which also tells the answers while they are written.
+    """
+    told = runs.generate(
+        runs.find(str(run), home(root, models_dir)),
+        prompts,
+        models=models,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        system=system,
+        base=base,
+    )
+    return (event for event in told if isinstance(event, AnswerFinished))
 
 
 def find_runs(root: str | Path | None = None, models_dir: str | Path | None = None) -> list[KnownRun]:

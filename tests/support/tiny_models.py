@@ -30,14 +30,7 @@ _PLACES = ("biblioteket", "the harbour", "simhallen", "the school", "återvinnin
 
 def write_model(directory: Path, family: Family, *, seed: int = 0) -> Path:
     """A model of about 30,000 parameters, without dropout of its own; context 256 tokens."""
-    tokenizer = _tokenizer()
-    ids = {name: tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
-    shared: dict[str, Any] = {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "bos_token_id": ids["bos_token"],
-        "eos_token_id": ids["eos_token"],
-        "pad_token_id": ids["pad_token"],
-    }
+    shared = write_tokenizer(directory)
     torch.manual_seed(seed)
     if family == "llama":
         llama = LlamaConfig(
@@ -60,10 +53,18 @@ def write_model(directory: Path, family: Family, *, seed: int = 0) -> Path:
             if parameter.ndim == 2:
                 parameter.mul_(5.0)
     model.save_pretrained(directory)
+    return directory
+
+
+def write_tokenizer(directory: Path) -> dict[str, Any]:
+    """A tokenizer trained on the spot, with a chat template; what a model's configuration must know of it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer()
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHAT_TEMPLATE, **SPECIAL_TOKENS}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
-    return directory
+    ids = {f"{name}_id": tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
+    return {"vocab_size": tokenizer.get_vocab_size(), **ids}
 
 
 def chat_rows(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
@@ -80,6 +81,23 @@ def chat_rows(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
                 {"role": "assistant", "content": f"Öppet {hours} at {draw.choice(_PLACES)}."},
             ]
         rows.append({"messages": messages})
+    return rows
+
+
+def preference_rows(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Different questions, each with an answer that is preferred and one that is not, of different lengths."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(count):
+        hours = ", ".join(f"{draw.randint(6, 12)}-{draw.randint(13, 22)}" for _ in range(draw.randint(1, 3)))
+        rejected = " ".join(["Vet inte."] * draw.randint(1, 4))
+        rows.append(
+            {
+                "prompt": [{"role": "user", "content": f"Number {number}: when is {draw.choice(_PLACES)} open?"}],
+                "chosen": [{"role": "assistant", "content": f"Öppet {hours}."}],
+                "rejected": [{"role": "assistant", "content": f"{rejected} {number}"}],
+            }
+        )
     return rows
 
 

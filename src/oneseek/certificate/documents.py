@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import to_builtins
+
 from oneseek.certificate.dna import Dna
 from oneseek.events import EpochFinished, RunFinished
 from oneseek.events.state import RunState
-from oneseek.events.wire import epoch_end, leaderboard
+from oneseek.events.wire import epoch_end, leaderboard, sample_prompts, samples
 from oneseek.names import FAMILY, versioned
 
 Document = dict[str, Any]
@@ -58,9 +60,11 @@ def training_results(state: RunState, result: RunFinished, dna: Dna) -> Document
                 "lr_multipliers": commit.learning_rates,
                 "total_loss": commit.total_loss,
                 "current_change": commit.auto_stop.current_change,
+                **samples(commit),
             }
             for commit in state.committed
         ],
+        **sample_prompts(state),
     }
 
 
@@ -102,4 +106,5 @@ def _measured(result: EpochFinished) -> Document:
         "gradient_norm": result.gradient_norm,
         "tokens_per_second": result.tokens_per_second,
         "memory_bytes": result.memory_bytes,
+        **({"preference": to_builtins(result.preference)} if result.preference else {}),
     }

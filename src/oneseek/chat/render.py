@@ -1,4 +1,4 @@
-"""A row as the text that a model learns from, with the characters that its loss counts."""
+"""A row as the text that a model learns from, with the characters that its loss counts; a preference as two."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 
 from oneseek.chat.answers import find_answers, require_printed_calls
 from oneseek.chat.template import ChatTemplate, Message
-from oneseek.chat.turns import Span, find_turns
+from oneseek.chat.turns import Span, find_turns, turns_after
 from oneseek.errors import DatasetError, ModelError
 
 
 class Rendered(msgspec.Struct, frozen=True):
-    """What a model learns from one row.
+    """What a model learns from one row, or from one answer of a preference.
 
     `supervised` is what the loss counts: assistant turns with their end-of-turn marker, a completion or a whole text
     with its EOS. `answers` are the answers' own characters (content without surrounding blanks) inside them, and
@@ -30,7 +30,7 @@ class Rendered(msgspec.Struct, frozen=True):
 
 
 def render_row(row: Mapping[str, Any], format: str, template: ChatTemplate | None, eos: str) -> Rendered:  # noqa: A002
-    """A normalised row of any format.
+    """A normalised row of any format but preferences, which are two texts each.
 
     Args:
         row: as `datasets.formats.normalise_row` returns it.
@@ -44,18 +44,45 @@ def render_row(row: Mapping[str, Any], format: str, template: ChatTemplate | Non
     """
     match format:
         case "messages":
-            if template is None:
-                raise ModelError(
-                    "The base model has no chat template, and the dataset's rows are messages.",
-                    "Select a base model with a chat template, or give rows of text.",
-                )
-            return render_messages(row["messages"], template)
+            return render_messages(row["messages"], _needed(template))
         case "prompt_completion":
             return render_completion(row["prompt"], row["completion"], eos)
         case "text":
             return render_text(row["text"], eos)
         case _:
             raise DatasetError(f"{format!r} is not a format that can be rendered.", "Use messages, text or prompts.")
+
+
+def render_preference(
+    row: Mapping[str, Any],
+    format: str,  # noqa: A002
+    template: ChatTemplate | None,
+    eos: str,
+) -> tuple[Rendered, Rendered]:
+    """The chosen and the rejected answer of a normalised row, each after the whole prompt.
+
+    The loss counts what follows the prompt alone, also where the prompt holds answers. Before that the two texts are
+    equal, unless the template writes the prompt otherwise for a longer answer.
+
+    Args:
+        row: as `datasets.formats.normalise_row` returns it.
+        format: `preference` or `preference_chat`.
+        template: the base model's; only `preference_chat` needs one.
+        eos: the tokenizer's end-of-sequence token, which ends both answers where no template ends them.
+
+    Raises:
+        ModelError, DatasetError: as `render_row`; DatasetError also when the template does not let the answers be told
+            from those in the prompt.
+    """
+    prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
+    match format:
+        case "preference_chat":
+            template = _needed(template)
+            return render_reply(prompt, chosen, template), render_reply(prompt, rejected, template)
+        case "preference":
+            return render_completion(prompt, chosen, eos), render_completion(prompt, rejected, eos)
+        case _:
+            raise DatasetError(f"{format!r} is not a format of preferences.", "Use preference or preference_chat.")
 
 
 def render_messages(messages: Sequence[Message], template: ChatTemplate) -> Rendered:
@@ -65,11 +92,23 @@ def render_messages(messages: Sequence[Message], template: ChatTemplate) -> Rend
         DatasetError, ModelError: as `ChatTemplate.render`; DatasetError also when the template does not let the
             answers be found, or does not print a tool call.
     """
+    return render_reply((), messages, template)
+
+
+def render_reply(prompt: Sequence[Message], reply: Sequence[Message], template: ChatTemplate) -> Rendered:
+    """The assistant's turns in `reply` are learned, those in `prompt` are not.
+
+    Raises:
+        DatasetError, ModelError: as `render_messages`; DatasetError also when the template does not let the turns of
+            the two be told apart.
+    """
+    messages = [*prompt, *reply]
     text = template.render(messages)
     turns = find_turns(messages, text, template)
     require_printed_calls(messages, text, turns)
-    answers = find_answers(messages, text, turns)
-    supervised = tuple(turn for turn in turns if turn.start < turn.end)
+    learned = turns_after(prompt, messages, turns)
+    answers = find_answers(reply, text, learned)
+    supervised = tuple(turn for turn in learned if turn.start < turn.end)
     return Rendered(text, supervised, answers, sum(len(answer.of(text).encode()) for answer in answers))
 
 
@@ -87,3 +126,12 @@ def render_completion(prompt: str, completion: str, eos: str) -> Rendered:
         return Rendered(text, (supervised,), (), 0)
     start = len(prompt) + len(completion) - len(completion.lstrip())
     return Rendered(text, (supervised,), (Span(start, start + len(content)),), len(content.encode()))
+
+
+def _needed(template: ChatTemplate | None) -> ChatTemplate:
+    if template is None:
+        raise ModelError(
+            "The base model has no chat template, and the dataset's rows are messages.",
+            "Select a base model with a chat template, or give rows of text.",
+        )
+    return template

@@ -47,6 +47,19 @@ def find_turns(messages: Sequence[Message], text: str, template: ChatTemplate) -
     return _Growth(messages, text, template).turns()
 
 
+def turns_after(prompt: Sequence[Message], messages: Sequence[Message], turns: Sequence[Span]) -> list[Span]:
+    """Of the turns of `messages`, as `find_turns` gives them, those that come after the messages of `prompt`, with
+    which `messages` begins.
+
+    Raises:
+        DatasetError: there are answers in the prompt, and not one turn for each answer.
+    """
+    before = len(spoken(prompt))
+    if before and len(turns) != len(spoken(messages)):
+        raise _hidden_answers("its generation tags do not tell those in the prompt from those after it")
+    return list(turns[before:])
+
+
 def _tagged_turns(messages: Sequence[Message], text: str, template: ChatTemplate) -> list[Span]:
     if _BEGIN in text or _END in text:
         raise _reserved("U+FDD0 or U+FDD1", "these characters")

@@ -21,6 +21,7 @@ class LazyGroup(click.Group):
         "stop": ("oneseek.cli.train:stop", "Ask a running run to stop; it can be resumed."),
         "models": ("oneseek.cli.models:models", "List base models and show what they can do."),
         "runs": ("oneseek.cli.runs:runs", "List, show and watch runs."),
+        "generate": ("oneseek.cli.generate:generate", "Ask the adapters of a run, and the base models beside them."),
         "config": ("oneseek.cli.config:config", "Show every setting and where its value comes from."),
     }
 

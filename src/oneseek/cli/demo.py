@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from oneseek import runs
-from oneseek.cli.output import terminal
+from oneseek.cli.output import terminal, visible
 from oneseek.cli.watching import watching
 from oneseek.config.sources import resolve
 from oneseek.demo import make
 from oneseek.demo.families import MODELS
-from oneseek.files.layout import Home
+from oneseek.files.layout import Home, RunDirectory
 
 
 @click.command()
@@ -55,7 +55,7 @@ def demo(root: Path) -> None:
     trained = time.monotonic()
     _show_files(console, run.directory.root)
     if result.champion:
-        _show_answers(console, at.models / result.champion, run.directory.adapter(result.champion))
+        _show_answers(console, run.directory, result.champion)
     console.print(
         f"The demo took {time.monotonic() - began:.0f} s: {made - began:.0f} s to make the base models, "
         f"{trained - made:.0f} s to train the adapters.",
@@ -70,11 +70,12 @@ def _show_files(console: Console, directory: Path) -> None:
             console.print(Text(f"  {path.relative_to(directory)}", style="dim"), soft_wrap=True)
 
 
-def _show_answers(console: Console, model: Path, adapter: Path) -> None:
-    before, after = make.answers(make.HELD_OUT, [(model, None), (model, adapter)])
+def _show_answers(console: Console, directory: RunDirectory, champion: str) -> None:
+    told = runs.generate(directory, [make.HELD_OUT], models=[champion], max_new_tokens=make.MAX_NEW_TOKENS)
+    said = {event.variant: visible(event.text) for event in told if isinstance(event, runs.AnswerFinished)}
     console.print(f"A question that is in no row: {make.HELD_OUT}")
-    console.print(Text(f"  before (base model):  {_shortened(before)}"), soft_wrap=True)
-    console.print(Text(f"  after (with adapter): {_shortened(after)}"), soft_wrap=True)
+    console.print(Text(f"  before (base model):  {_shortened(said['base'])}"), soft_wrap=True)
+    console.print(Text(f"  after (with adapter): {_shortened(said['adapter'])}"), soft_wrap=True)
 
 
 def _shortened(text: str) -> str:

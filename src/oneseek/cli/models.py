@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import to_builtins
 from rich.table import Table
 from rich.text import Text
 
 from oneseek.api import home
 from oneseek.cli import options
 from oneseek.cli.output import size, terminal, write_json
+from oneseek.engine.interface import Computed
 from oneseek.errors import SelectionError
+from oneseek.executors.trying import try_model
 from oneseek.names import match_selection
 from oneseek.registry.capabilities import ModelInfo, lora_targets
 from oneseek.registry.discover import discover
@@ -59,18 +62,21 @@ def list_models(root: Path | None, models_dir: Path | None, as_json: bool) -> No
 
 @models.command(params=[*options.places(), *options.as_json()])
 @click.argument("name")
-def show(name: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+@click.option("--load", is_flag=True, help="Load it too, and find out how it would be computed.")
+def show(name: str, load: bool, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
     """What one base model can do, read from its own files. NAME is matched as in a selection.
 
     \b
     oneseek models show kb-llama
+    oneseek models show kb-llama --load     also: can its rows be packed without padding?
     """
     found = {model.key: model for model in discover(home(root, models_dir).models).models}
     if not found:
         raise SelectionError(f"No base model matches {name!r}.", "The models directory holds none (--models-dir).")
     model = found[match_selection(name, found)]
+    computed = try_model(Path(model.path)) if load else None
     if as_json:
-        write_json(described(model))
+        write_json(described(model) | ({"computed": to_builtins(computed)} if computed else {}))
         return
     console = terminal()
     console.print(Text(model.display_name, style="bold"))
@@ -83,6 +89,7 @@ def show(name: str, root: Path | None, models_dir: Path | None, as_json: bool) -
         ("context", f"{model.context_length} tokens" if model.context_length else "not stated"),
         ("chat template", "yes" if model.chat_template else "no"),
         ("LoRA targets", ", ".join(lora_targets(model, "auto")) or "none"),
+        ("computed", _in_words(computed) if computed else "found out when it is loaded (--load)"),
     ):
         console.print(Text(f"  {label:14}", style="dim") + Text(str(value)))
     for problem in model.problems:
@@ -101,6 +108,15 @@ def show(name: str, root: Path | None, models_dir: Path | None, as_json: bool) -
                 "trained" if module.name in targets else Text(model.left_out.get(module.name, "")),
             )
         console.print(table)
+
+
+def _in_words(computed: Computed) -> str:
+    rows = {
+        "packed": "rows packed side by side, attention per example",
+        "padded": "rows padded to the longest, as the model does not allow packing",
+    }
+    head = {"chunked": "head in chunks, at learned tokens only", "own": "the model's own head"}
+    return f"{rows[computed.attention]}; {head[computed.head]}"
 
 
 def described(model: ModelInfo) -> dict[str, Any]:

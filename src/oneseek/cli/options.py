@@ -24,11 +24,13 @@ SETTINGS: tuple[tuple[str, str, str], ...] = (
     ("--lora-alpha", "lora.alpha", "X"),
     ("--target-modules", "lora.target_modules", "NAME..."),
     ("--max-length", "data.max_length", "TOKENS"),
+    ("--sample-prompt", "training.sample_prompts", "TEXT"),
     ("--seed", "training.seed", "N"),
     ("--executor", "execution.executor", "local|inline"),
     ("--version", "output.version", "1.0"),
 )
-_LISTS = ("--base-models", "--target-modules")
+_LISTS = ("--base-models", "--models", "--target-modules")
+_REPEATED = (*_LISTS, "--sample-prompt")  # a prompt may hold commas: for another one, the flag is given again
 
 
 class ListsCommand(click.Command):
@@ -70,7 +72,7 @@ def settings() -> list[click.Parameter]:
     """A flag for each of SETTINGS, `--config` and `--set`; `given` makes one mapping of them."""
     helps = _helps()
     flags: list[click.Parameter] = [
-        click.Option([flag, _parameter(flag)], metavar=metavar, multiple=flag in _LISTS, help=helps[field])
+        click.Option([flag, _parameter(flag)], metavar=metavar, multiple=flag in _REPEATED, help=helps[field])
         for flag, field, metavar in SETTINGS
     ]
     return [

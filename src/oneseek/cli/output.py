@@ -22,6 +22,12 @@ def write_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def write_line(value: Any) -> None:
+    """One JSON document on a line of its own."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.flush()
+
+
 def size(count: int) -> str:
     """Bytes in the largest decimal unit that leaves a number of at least 1."""
     value = float(count)
@@ -30,3 +36,8 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def visible(text: str) -> str:
+    """What a model wrote, without the characters that would command a terminal."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)

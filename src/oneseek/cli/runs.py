@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from rich.text import Text
 from oneseek import runs as door
 from oneseek.api import home
 from oneseek.cli import options
-from oneseek.cli.output import terminal, write_json
+from oneseek.cli.output import terminal, visible, write_json
 from oneseek.cli.watching import watching
 from oneseek.config.schema import DisplaySection, LiveLeaderboardSection
 from oneseek.events.state import RunState, apply, begin
-from oneseek.events.wire import auto_stop_info, leaderboard
+from oneseek.events.wire import auto_stop_info, leaderboard, sample_prompts, samples
 from oneseek.journal.file import Reader
 from oneseek.runs import KnownRun
 
@@ -65,13 +66,17 @@ def show(run: str, root: Path | None, models_dir: Path | None, as_json: bool) ->
     directory = door.find(run, home(root, models_dir))
     known = door.describe(directory)
     if as_json:
-        write_json({**described(known), "leaderboard": leaderboard(known.state) if known.state else []})
+        said = _said(known.state) if known.state else {}
+        write_json({**described(known), "leaderboard": leaderboard(known.state) if known.state else [], **said})
         return
     console = terminal()
     if known.state is None:
         console.print(known.problem or "The run was never accepted.")
         return
     console.print(board(known.state, DisplaySection(), None))
+    for prompt, table in _answers(known.state):
+        console.print(Text(visible(prompt), style="bold"), soft_wrap=True)
+        console.print(table)
     for line in concluded(door.result(directory, known.state), known.state):
         console.print(line, soft_wrap=True)
     if known.state.failure and known.status == "failed":
@@ -98,6 +103,25 @@ def watch(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -
             time.sleep(POLL_SECONDS)
     if state:
         show_it.conclude(door.result(directory, state), state)
+
+
+def _said(state: RunState) -> dict[str, Any]:
+    """The sample prompts, and their answers by epoch and model; nothing where there were none."""
+    said = [{"epoch": commit.epoch, **answers} for commit in state.committed if (answers := samples(commit))]
+    return {**sample_prompts(state), "samples": said} if said else {}
+
+
+def _answers(state: RunState) -> Iterator[tuple[str, Table]]:
+    """Each sample prompt, and how its answers changed, epoch by epoch."""
+    for number, prompt in enumerate(sample_prompts(state).get("sample_prompts", [])):
+        table = Table()
+        table.add_column("epoch", justify="right")
+        table.add_column("model", no_wrap=True)
+        table.add_column("answer", overflow="fold")
+        for commit in state.committed:
+            for key, answers in samples(commit).get("samples", {}).items():
+                table.add_row(str(commit.epoch), key, Text(visible(answers[number]).strip()))
+        yield prompt, table
 
 
 def described(run: KnownRun) -> dict[str, Any]:

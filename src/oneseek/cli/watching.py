@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import msgspec
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from oneseek.cli.output import terminal
+from oneseek.cli.output import terminal, write_line
 from oneseek.config.schema import DisplaySection, LiveLeaderboardSection
 from oneseek.events import (
     AutoStopTriggered,
@@ -35,6 +33,8 @@ from oneseek.events.wire import leaderboard, overfits, wire
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.record import Record
 from oneseek.runs import Result
+
+_METRICS = {"bits_per_byte": "bits/byte", "val_loss": "validation loss"}
 
 
 class Watching(Protocol):
@@ -63,10 +63,10 @@ class JsonLines:
     """Each event in wire form on a line, the result last."""
 
     def __call__(self, record: Record, state: RunState) -> None:
-        _write(wire(record.seq, record.at, record.event, state))
+        write_line(wire(record.seq, record.at, record.event, state))
 
     def conclude(self, result: Result, state: RunState) -> None:
-        _write(result.wire())
+        write_line(result.wire())
 
 
 class Lines:
@@ -167,7 +167,8 @@ def _planned(event: RunPlanned) -> Iterator[Text]:
         yield Text(
             f"  {plan.key}: {plan.parameters:,} parameters, {plan.trainable_parameters:,} trained ({share:.1f} %) in "
             f"{', '.join(plan.target_modules)}; {plan.steps_per_epoch} steps an epoch, {plan.dtype} on {plan.device}, "
-            f"{plan.threads} thread(s)"
+            f"{plan.threads} thread(s), rows {plan.attention}, at most {plan.token_budget:,} tokens at once"
+            + (", gradient checkpointing" if plan.gradient_checkpointing else "")
         )
         if plan.truncated_rows:
             yield Text(
@@ -185,7 +186,9 @@ def _planned(event: RunPlanned) -> Iterator[Text]:
 
 def board(state: RunState, display: DisplaySection, left: float | None) -> RenderableType:
     """The leaderboard, with progress and the auto-stop countdown below it."""
-    columns = {"#": True, "model": True, "val loss": display.show_loss_per_model, "bits/byte": True}
+    preferences = state.config["training"]["method"] == "dpo"
+    columns = {"#": True, "model": True, "val loss": display.show_loss_per_model or preferences}
+    columns |= {"accuracy": True} if preferences else {"bits/byte": True}
     columns |= {"weight": display.show_weights, "lr": display.show_lr_multipliers, "tok/s": True}
     columns |= {"step": display.show_progress}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -198,6 +201,7 @@ def board(state: RunState, display: DisplaySection, left: float | None) -> Rende
             "model": row["display_name"],
             "val loss": _number(row["val_loss"], "{:.4f}"),
             "bits/byte": _number(row["bits_per_byte"], "{:.4f}"),
+            "accuracy": _number(row["reward_accuracy"], "{:.0%}"),
             "weight": _number(row["weight"], "{:.4f}"),
             "lr": _number(row["lr_multiplier"], "{:.3g}"),
             "tok/s": _number(row["tokens_per_second"], "{:,.0f}"),
@@ -229,14 +233,14 @@ def _step(state: RunState, key: str) -> str:
 
 def _epoch_line(state: RunState) -> Text:
     commit = state.committed[-1]
+    metric = state.rank_by
     ranked = [
-        f"{row['rank']} {row['model']} {_number(row['bits_per_byte'], '{:.4f}')} "
-        f"(weight {_number(row['weight'], '{:.2f}')})"
+        f"{row['rank']} {row['model']} {_number(row[metric], '{:.4f}')} (weight {_number(row['weight'], '{:.2f}')})"
         for row in leaderboard(state)
         if row["model"] in commit.results
     ]
     return Text(
-        f"epoch {commit.epoch}/{state.total_epochs}  bits/byte: {', '.join(ranked)}; auto-stop in "
+        f"epoch {commit.epoch}/{state.total_epochs}  {_METRICS[metric]}: {', '.join(ranked)}; auto-stop in "
         f"{commit.auto_stop.remaining}"
     )
 
@@ -267,8 +271,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def _write(body: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(body) + b"\n")
-    sys.stdout.flush()

@@ -73,7 +73,7 @@ class ModelSection(Section):
     """One base model: the same as a `base_models` of one."""
 
     quantization: Literal["4bit", "8bit"] | None = None
-    """Load the frozen base weights in 4 or 8 bits (QLoRA). Needs a CUDA device."""
+    """Load the frozen base weights in 4 or 8 bits (QLoRA). Needs bitsandbytes and accelerate."""
 
     @field_validator("base_models", mode="before")
     @classmethod
@@ -95,7 +95,8 @@ class DataSection(Section):
     """What they are trained on."""
 
     dataset: Text | None = None
-    """Path of the training data: JSONL or a JSON array of `messages`, `text`, or `prompt` and `completion`."""
+    """Path of the training data: JSONL or a JSON array of `messages`, `text`, `prompt` and `completion`, or preferences
+    (`prompt`, `chosen` and `rejected`)."""
 
     validation_dataset: Text | None = None
     """Path of rows to validate on. When absent, `validation_split` of the dataset is set aside."""
@@ -120,10 +121,11 @@ class TrainingSection(Section):
     """Passes over the training rows. Auto-stop may end a run earlier."""
 
     batch_size: Annotated[int, Field(gt=0, le=1_000_000), _recommended(1, 8, "rows")] = 8
-    """Rows in one forward and backward pass."""
+    """Rows of a batch. With `gradient_accumulation_steps` it says how many rows make an optimiser step; how many of
+    them are computed at once follows from the memory there is."""
 
     gradient_accumulation_steps: Annotated[int, Field(gt=0, le=1_000_000), _recommended(1, 32, "batches")] = 1
-    """Batches whose gradients are summed before one optimiser step."""
+    """Batches of an optimiser step."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1), _recommended(1e-5, 5e-4)] = 1e-4
     """Base learning rate; a model's own is this times its adaptive weight times the schedule."""
@@ -147,7 +149,7 @@ class TrainingSection(Section):
     """Optimiser steps between checkpoints inside an epoch, besides the one at its end. Default: none inside."""
 
     sample_prompts: tuple[Text, ...] = ()
-    """Prompts that every model answers after each epoch; the answers are recorded. A list."""
+    """Prompts that every model answers after each epoch; the answers are recorded. A list, or one text."""
 
     sample_tokens: Annotated[int, Field(gt=0, le=100_000), _recommended(16, 512, "tokens")] = 64
     """Longest answer to a sample prompt."""
@@ -156,7 +158,13 @@ class TrainingSection(Section):
     """Which epoch's adapter a model keeps: that of its best ranked metric, or the last."""
 
     rank_by: Literal["bits_per_byte", "val_loss"] = "bits_per_byte"
-    """What leaderboard, adaptive weights and auto-stop compare. Bits per byte compares across tokenizers."""
+    """What leaderboard, adaptive weights and auto-stop compare. Bits per byte compares across tokenizers; preferences
+    are ranked by their validation loss."""
+
+    @field_validator("sample_prompts", mode="before")
+    @classmethod
+    def _one_prompt(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class LoraSection(Section):

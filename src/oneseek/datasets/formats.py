@@ -12,43 +12,59 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-Format = Literal["messages", "text", "prompt_completion"]
+Format = Literal["messages", "text", "prompt_completion", "preference", "preference_chat"]
 Strategy = Literal["chat", "standard"]
+Method = Literal["sft", "dpo"]
 
 STRATEGY_OF: Final[Mapping[Format, Strategy]] = {
     "messages": "chat",
     "text": "standard",
     "prompt_completion": "standard",
+    "preference": "standard",
+    "preference_chat": "chat",
+}
+
+METHOD_OF: Final[Mapping[Format, Method]] = {
+    "messages": "sft",
+    "text": "sft",
+    "prompt_completion": "sft",
+    "preference": "dpo",
+    "preference_chat": "dpo",
 }
 
 # In the order in which they are looked for: exports of chats often carry a rendered `text` beside their `messages`.
+# Preferences come as text or as messages, in the same fields; `chosen` tells which.
 FIELDS_OF: Final[Mapping[Format, tuple[str, ...]]] = {
     "messages": ("messages",),
+    "preference": ("prompt", "chosen", "rejected"),
+    "preference_chat": ("prompt", "chosen", "rejected"),
     "prompt_completion": ("prompt", "completion"),
     "text": ("text",),
 }
 
 ROLES: Final = ("system", "user", "assistant", "tool")
 
-# Who may speak after whom; None is the start of the conversation.
+# Who may speak after whom; None is the start of the conversation, "the prompt" what both answers of a pair follow.
 _NEXT: Final[Mapping[str | None, tuple[str, ...]]] = {
     None: ("system", "user"),
     "system": ("user",),
     "user": ("assistant",),
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
+    "the prompt": ("assistant",),
 }
 
 _DEEPEST: Final = 32  # levels of lists and objects in tool_calls; far above any real call, far below Python's stack
 
 
 def detect(row: object) -> Format | None:
-    """The format that a row's fields have, whatever is in them. A field that is null counts as absent."""
+    """The format that a row's fields have, whatever else is in them. A field that is null counts as absent."""
     if not isinstance(row, dict):
         return None
-    return next(
+    found: Format | None = next(
         (name for name, fields in FIELDS_OF.items() if all(row.get(field) is not None for field in fields)), None
     )
+    return "preference_chat" if found == "preference" and isinstance(row["chosen"], list) else found
 
 
 def check_row(row: object, format: Format) -> str | None:  # noqa: A002
@@ -61,30 +77,50 @@ def check_row(row: object, format: Format) -> str | None:  # noqa: A002
         if own is not None:
             return f"the row's format is {own}, the dataset's is {format}"
         return f"field '{missing}' is {'null' if missing in row else 'missing'}"
-    if format == "messages":
-        return _check_messages(row["messages"])
-    return next((reason for field in FIELDS_OF[format] if (reason := _check_text(row[field], f"'{field}'"))), None)
+    check = _check_messages if STRATEGY_OF[format] == "chat" else _check_text
+    reason = next((reason for field in FIELDS_OF[format] if (reason := check(row[field], f"'{field}'"))), None)
+    return reason or _check_whole(row, format)
 
 
 def normalise_row(row: Mapping[str, Any], format: Format) -> dict[str, Any]:  # noqa: A002
     """Only the fields that are used, content parts joined. The row must have passed `check_row`."""
-    if format == "messages":
-        return {"messages": [_normalise_message(message) for message in row["messages"]]}
-    return {field: row[field] for field in FIELDS_OF[format]}
+    fields = FIELDS_OF[format]
+    if STRATEGY_OF[format] == "chat":
+        return {field: [_normalise_message(message) for message in row[field]] for field in fields}
+    return {field: row[field] for field in fields}
 
 
 def row_digest(row: Mapping[str, Any]) -> bytes:
     """SHA-256 (32 bytes) of a normalised row as JSON with sorted keys: equal rows have equal digests."""
-    return hashlib.sha256(msgspec.json.encode(row, order="sorted")).digest()
+    return hashlib.sha256(_canonical(row)).digest()
 
 
-def _check_messages(messages: object) -> str | None:
+def _canonical(value: object) -> bytes:
+    return msgspec.json.encode(value, order="sorted")
+
+
+def _check_whole(row: Mapping[str, Any], format: Format) -> str | None:  # noqa: A002
+    """What the fields don't show one by one: who speaks after whom, and that chosen and rejected differ."""
+    if format == "messages":
+        return _check_order(row["messages"], "'messages'") or _check_somebody_answers(row["messages"])
+    if METHOD_OF[format] == "sft":
+        return None
+    reason = _check_prompt_and_answers(row) if format == "preference_chat" else None
+    return reason or _check_difference(normalise_row(row, format))
+
+
+def _check_messages(messages: object, where: str) -> str | None:
     if not isinstance(messages, list):
-        return f"'messages' is {_kind(messages)}, not a list"
+        return f"{where} is {_kind(messages)}, not a list"
     if not messages:
-        return "'messages' is empty"
-    reasons = (_check_message(message, f"message {number}") for number, message in enumerate(messages, 1))
-    return next((reason for reason in reasons if reason), None) or _check_roles([m["role"] for m in messages])
+        return f"{where} is empty"
+    reasons = (_check_message(message, _nth(number, where)) for number, message in enumerate(messages, 1))
+    return next((reason for reason in reasons if reason), None)
+
+
+def _nth(number: int, where: str) -> str:
+    """`message 2`, with its field where a row has several lists of messages."""
+    return f"message {number}" if where == "'messages'" else f"message {number} of {where}"
 
 
 def _check_message(message: object, where: str) -> str | None:
@@ -153,17 +189,37 @@ def _check_value(value: object, where: str, levels: int) -> str | None:
     return next((reason for item in inside if (reason := _check_value(item, where, levels - 1))), None)
 
 
-def _check_roles(roles: list[str]) -> str | None:
-    before: str | None = None
-    for number, role in enumerate(roles, 1):
+def _check_order(messages: list[dict[str, Any]], where: str, before: str | None = None) -> str | None:
+    for number, message in enumerate(messages, 1):
+        role = message["role"]
         if role not in _NEXT[before]:
             expected = " or ".join(_NEXT[before])
             place = "comes first" if before is None else f"follows {before}"
-            return f"roles out of order: message {number} is {role} and {place}, where {expected} belongs"
+            return f"roles out of order: {_nth(number, where)} is {role} and {place}, where {expected} belongs"
         before = role
-    if set(roles) == {"system"}:
+    return None
+
+
+def _check_somebody_answers(messages: list[dict[str, Any]]) -> str | None:
+    roles = {message["role"] for message in messages}
+    if roles == {"system"}:
         return "there is only a system message"
     return None if "assistant" in roles else "there is no assistant turn"
+
+
+def _check_prompt_and_answers(row: Mapping[str, Any]) -> str | None:
+    prompt, last = row["prompt"], row["prompt"][-1]["role"]
+    reason = _check_order(prompt, "'prompt'")
+    if reason or last not in ("user", "tool"):
+        return reason or f"roles out of order: 'prompt' ends with {last}, where user or tool belongs"
+    answers = (_check_order(row[field], f"'{field}'", "the prompt") for field in ("chosen", "rejected"))
+    return next((reason for reason in answers if reason), None)
+
+
+def _check_difference(used: Mapping[str, Any]) -> str | None:
+    # As JSON: in Python 1, 1.0 and true are equal, and an argument of a tool call may differ in just that.
+    same = _canonical(used["chosen"]) == _canonical(used["rejected"])
+    return "'chosen' and 'rejected' are the same" if same else None
 
 
 def _check_text(value: object, where: str) -> str | None:

@@ -25,7 +25,9 @@ _FOREIGN_BOMS: Final = {  # UTF-32 first: in little-endian order it begins like 
     b"\xfe\xff": "UTF-16",
 }
 _BLANK: Final = b" \t\r\n"
-_WHAT_ROWS_NEED: Final = "Give every row `messages`, or `text`, or `prompt` and `completion`."
+_WHAT_ROWS_NEED: Final = (
+    "Give every row `messages`, or `text`, or `prompt` and `completion`, or `prompt`, `chosen` and `rejected`."
+)
 
 # Strings whole, so that brackets inside them do not count. A string that is never closed reaches to the end of the
 # data (the last quote is optional, everything before it possessive): trying again from inside it would take quadratic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.resources import files
 from pathlib import Path
@@ -70,18 +70,6 @@ def write_dataset(home: Home) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, _bundled("town.jsonl"))
     return path
-
-
-def answers(question: str, asked: Sequence[tuple[Path, Path | None]]) -> list[str]:
-    """What each model (its directory, and its adapter's or None for the base alone) answers to one question."""
-    with _pool(len(asked)) as pool:
-        return list(pool.map(_answer, [question] * len(asked), *zip(*asked, strict=True)))
-
-
-def _answer(question: str, model: Path, adapter: Path | None) -> str:
-    from oneseek.engine.scratch import answer
-
-    return answer(model, adapter, [{"role": "user", "content": question}], MAX_NEW_TOKENS)
 
 
 def _pool(tasks: int) -> ProcessPoolExecutor:

@@ -10,11 +10,18 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from oneseek.engine.out_of_memory import is_out_of_memory
+from oneseek.engine.quantization import Quantization, loading_options, multiply_whole
 from oneseek.errors import WorkerFailed
 
+_INSTALL = "Run pip install 'oneseek[quantization]', or remove model.quantization."
 
-def load_base_model(path: Path, dtype: torch.dtype) -> nn.Module:
-    """The causal language model of a directory, on the CPU, from safetensors only, without running any of its code.
+
+def load_base_model(path: Path, dtype: torch.dtype, quantization: Quantization | None = None) -> nn.Module:
+    """The causal language model of a directory, from safetensors only, without running any of its code.
+
+    It is on the CPU; a quantised one on the device that computes, with each linear layer but the head a
+    `QuantizedLinear`.
 
     Raises:
         WorkerFailed: it can't be loaded, or its files lack a weight (which transformers would draw at random).
@@ -30,9 +37,11 @@ def load_base_model(path: Path, dtype: torch.dtype) -> nn.Module:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **(loading_options(quantization, dtype) if quantization else {}),
         )
-    except ImportError as error:  # a quantised model, as its config.json says, needs the library that packed it
-        raise _unloadable(path, error, "Select a model that is not quantised, or install what is named.") from error
+    except ImportError as error:  # what packs a model now, or packed it as its config.json says
+        fix = _INSTALL if quantization else "Select a model that is not quantised, or install what is named."
+        raise _unloadable(path, error, fix) from error
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         if is_out_of_memory(error):
             raise
@@ -45,15 +54,9 @@ def load_base_model(path: Path, dtype: torch.dtype) -> nn.Module:
             "Download it again.",
         )
     module: nn.Module = model
+    if quantization:
+        multiply_whole(module, dtype)
     return module
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch says in three ways that memory ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    words = ("can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def _unloadable(path: Path, error: Exception, fix: str) -> WorkerFailed:

@@ -11,6 +11,6 @@ def create(assignment: Assignment) -> Trainer:
         from oneseek.engine.scripted import ScriptedTrainer
 
         return ScriptedTrainer(assignment)
-    from oneseek.engine.sft import TorchTrainer
+    from oneseek.engine.trainer import TorchTrainer
 
     return TorchTrainer(assignment)

@@ -27,7 +27,8 @@ class _HeadNats(torch.autograd.Function):
             nats[part] = (total - logits.gather(1, wanted)).squeeze(1)
             if gradient is not None:
                 # d nats / d logits = softmax(logits) - onehot(target)
-                logits.sub_(total).exp_().scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0))
+                logits.sub_(total).exp_()
+                logits[torch.arange(len(logits), device=logits.device), targets[part]] -= 1.0
                 gradient[part] = logits.to(weight.dtype) @ weight
         if gradient is not None:
             ctx.save_for_backward(gradient)

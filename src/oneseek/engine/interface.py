@@ -7,7 +7,6 @@ twin without torch, which tests use where the training itself does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
@@ -60,6 +59,13 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every: int | None = None
     sample_prompts: tuple[str, ...] = ()
     sample_tokens: int = 64
+
+
+class Computed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """How a model is computed, found by trying: rows packed or padded, its head in chunks or as the model does it."""
+
+    attention: Literal["packed", "padded"]
+    head: Literal["chunked", "own"]
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -168,8 +174,3 @@ class Trainer(Protocol):
 
     def export(self, epoch: int, learning_rates: Sequence[float], report: Report) -> Exported:
         """Write the adapter of `epoch`, read it back and check it."""
-
-
-def checkpoint_directory(directory: Path, epoch: int) -> Path:
-    """`epoch-3` in a trainer's own directory."""
-    return directory / f"epoch-{epoch}"

@@ -1,4 +1,4 @@
-"""Small base models trained from nothing, and asking a model a question. What `oneseek demo` needs of torch."""
+"""Small base models trained from nothing, for `oneseek demo`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 
-from oneseek.chat.template import ChatTemplate
-from oneseek.engine.base_model import load_base_model
-from oneseek.engine.examples import load_tokenizer
-from oneseek.engine.lora import attach, load_adapter_state
-from oneseek.errors import ModelError
 from oneseek.files.durable import write_directory
-from oneseek.registry.discover import describe
 
 Family = Literal["llama", "qwen2", "mistral"]
 
@@ -112,47 +106,6 @@ def train_base_model(
         last_loss=losses[-1],
         seconds=time.perf_counter() - began,
     )
-
-
-@torch.no_grad()
-def answer(
-    model_path: Path, adapter_path: Path | None, messages: Sequence[Mapping[str, Any]], max_new_tokens: int
-) -> str:
-    """What a model answers to a conversation, choosing the likeliest token each time, until its EOS token.
-
-    adapter_path: a directory in PEFT's format as this package exports it; None asks the base model.
-
-    Raises:
-        ModelError: the model has no chat template.
-        WorkerFailed: model, tokenizer or adapter can't be loaded.
-    """
-    info = describe(model_path)
-    if info.chat_template is None:
-        raise ModelError(f"{info.display_name} has no chat template.", "Ask a model that has one.")
-    tokenizer = load_tokenizer(model_path)
-    model = load_base_model(model_path, torch.float32)
-    if adapter_path is not None:
-        _put_adapter(model, adapter_path)
-    model.eval()
-    template = ChatTemplate(info.chat_template, info.special_tokens)
-    prompt = template.render(messages, add_generation_prompt=True)
-    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-    end = tokenizer.token_to_id(info.special_tokens.get("eos_token", ""))
-    written: list[int] = []
-    while len(written) < max_new_tokens:
-        logits: Tensor = model(input_ids=torch.tensor([ids + written]), use_cache=False).logits  # (1, tokens, vocab)
-        likeliest = int(logits[0, -1].argmax())
-        if likeliest == end:
-            break
-        written.append(likeliest)
-    text: str = tokenizer.decode(written, skip_special_tokens=True)
-    return text.strip()
-
-
-def _put_adapter(model: nn.Module, adapter_path: Path) -> None:
-    config = json.loads((adapter_path / "adapter_config.json").read_text(encoding="utf-8"))
-    attach(model, config["target_modules"], config["r"], config["lora_alpha"], dropout=0.0)
-    load_adapter_state(model, safetensors.torch.load((adapter_path / "adapter_model.safetensors").read_bytes()))
 
 
 def _train_tokenizer(

@@ -6,8 +6,9 @@ as training losses do, or follow `script.json` in the base model's directory:
     {"val_losses": [1.9, 1.5], "bits_per_byte": [1.1, 0.9], "incomparable_validation_rows": [], "step_seconds": 0.0,
      "fail": {"epoch": 2, "kind": "diverged", "times": 1}}
 
-`fail` happens after the first step of its epoch (epoch 0: while preparing). Kinds: diverged, out_of_memory, crashed
-(an exception), exit (the process is gone at once, as when it is killed), hang (no answer any more).
+`fail` happens in the second step of its epoch, the first where there is no other (epoch 0: while preparing). Kinds:
+diverged, out_of_memory, crashed (an exception), exit (the process is gone at once, as when it is killed), hang (no
+answer any more).
 """
 
 from __future__ import annotations
@@ -27,12 +28,10 @@ import numpy as np
 import safetensors.numpy
 
 from oneseek.engine import export
-from oneseek.engine.epochs import EpochSums, EpochTrainer
+from oneseek.engine.epochs import EpochTrainer, Evaluation, Step
 from oneseek.engine.examples import split_rows
 from oneseek.engine.export import LORA_A, LORA_B, PREFIX
-from oneseek.engine.interface import EpochResult, Exported, Prepared, Progress, Report
-from oneseek.engine.machine import peak_memory_bytes
-from oneseek.engine.schedule import schedule_factor, warmup_steps
+from oneseek.engine.interface import Exported, Prepared, Report
 from oneseek.errors import WorkerFailed
 
 T = TypeVar("T")
@@ -75,7 +74,7 @@ class ScriptedTrainer(EpochTrainer):
         training, validation = split_rows(a)
         self._validation_rows = len(validation)
         self._steps = math.ceil(len(training) / (a.batch_size * a.gradient_accumulation_steps))
-        tokens = sum(len(json.dumps(row)) for row in training)
+        self._tokens = sum(len(json.dumps(row)) for row in training)
         return Prepared(
             dtype="float32",
             device="cpu",
@@ -88,31 +87,12 @@ class ScriptedTrainer(EpochTrainer):
             parameters=WIDTH * WIDTH,
             trainable_parameters=2 * RANK * WIDTH,
             steps_per_epoch=self._steps,
-            training_tokens=tokens,
-            supervised_tokens=tokens // 2,
+            training_tokens=self._tokens,
+            supervised_tokens=self._tokens // 2,
             truncated_rows=0,
             rows_without_labels=0,
             incomparable_validation_rows=self._script.incomparable_validation_rows,
             fingerprint={"engine": "scripted"},
-        )
-
-    def train_epoch(
-        self, epoch: int, learning_rates: Sequence[float], excluded_validation_rows: Sequence[int], report: Report
-    ) -> EpochResult:
-        rates = tuple(learning_rates[:epoch])
-        sums = self._train_next(rates, report)
-        val_loss = _at(self._script.val_losses, epoch, self._loss(rates))
-        bits = _at(self._script.bits_per_byte, epoch, val_loss * 0.6)
-        return EpochResult(
-            epoch=epoch,
-            train_loss=sums.loss,
-            val_loss=val_loss,
-            bits_per_byte=None if self._all_excluded(excluded_validation_rows) else bits,
-            learning_rate=rates[-1],
-            gradient_norm=sums.gradient_norm,
-            tokens_per_second=sums.tokens_per_second,
-            memory_bytes=peak_memory_bytes(),
-            checkpoint=self._keep(rates),
         )
 
     def export(self, epoch: int, learning_rates: Sequence[float], report: Report) -> Exported:
@@ -145,29 +125,22 @@ class ScriptedTrainer(EpochTrainer):
     def _state(self) -> dict[str, bytes]:
         return {STATE_FILE: self._bytes}
 
-    def _train(self, epoch: int, learning_rate: float, report: Report) -> EpochSums:
-        a = self.assignment
-        total = self._steps * a.num_epochs
-        loss = self._loss((learning_rate,) * epoch) * 1.05
-        for index in range(self._steps):
-            step = (epoch - 1) * self._steps + index
-            rate = learning_rate * schedule_factor(step, total, warmup_steps(total, a.warmup_ratio), a.lr_scheduler)
-            self._bytes = _hashed(self._bytes + f"{epoch}/{index}/{rate!r}".encode())
-            time.sleep(self._script.step_seconds)
-            report(
-                Progress(
-                    epoch=epoch,
-                    step=index + 1,
-                    steps=self._steps,
-                    loss=loss,
-                    learning_rate=rate,
-                    gradient_norm=0.5,
-                    tokens_per_second=1000.0,
-                )
-            )
-            if index == 0:
-                self._fail_if_scripted(epoch)
-        return EpochSums(loss, gradient_norm=0.5, tokens_per_second=1000.0)
+    def _enter(self, rates: tuple[float, ...], *, anew: bool) -> None:
+        self._train_loss = self._loss(rates) * 1.05
+        if anew:
+            self._bytes = _hashed(self._bytes + f"epoch {len(rates)}".encode())
+
+    def _step(self, epoch: int, index: int, learning_rate: float) -> Step:
+        if index == min(1, self._steps - 1):
+            self._fail_if_scripted(epoch)
+        self._bytes = _hashed(self._bytes + f"{epoch}/{index}/{learning_rate!r}".encode())
+        time.sleep(self._script.step_seconds)
+        return Step(loss=self._train_loss, units=1, tokens=self._tokens // self._steps, gradient_norm=0.5)
+
+    def _evaluate(self, rates: tuple[float, ...], excluded: Sequence[int]) -> Evaluation:
+        val_loss = _at(self._script.val_losses, len(rates), self._loss(rates))
+        bits = _at(self._script.bits_per_byte, len(rates), val_loss * 0.6)
+        return Evaluation(val_loss, None if self._all_excluded(excluded) else bits)
 
     # -- the script -----------------------------------------------------------------------------------------------
 

@@ -22,15 +22,26 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=Tru
 # -- what a run was asked for --------------------------------------------------------------------------------------
 
 
+class MemoryNeed(Part, frozen=True, kw_only=True):
+    """Estimated bytes that training a model takes: `fixed`, and for each token computed at once `per_token`, or
+    `per_token_checkpointed` where activations are computed twice. No row has more than `longest_row` tokens, no
+    optimiser step more than `longest_step`."""
+
+    fixed: int
+    per_token: int
+    per_token_checkpointed: int
+    longest_row: int
+    longest_step: int
+
+
 class SelectedModel(Part, frozen=True, kw_only=True):
-    """A base model of the selection. Digests are SHA-256 in hex of what the recipe names; `memory_bytes` is the
-    estimate of what training it takes."""
+    """A base model of the selection. Digests are SHA-256 in hex of what the recipe names."""
 
     key: str
     display_name: str
     path: str
     target_modules: tuple[str, ...]
-    memory_bytes: int
+    memory: MemoryNeed
     weights_sha256: str
     config_sha256: str
     tokenizer_sha256: str

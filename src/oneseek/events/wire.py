@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import to_builtins
+
 from oneseek.events import (
     AutoStop,
     AutoStopTriggered,
@@ -71,6 +73,10 @@ def _planned(event: RunPlanned, state: RunState) -> Body:
                 "target_modules": list(plan.target_modules),
                 "dtype": plan.dtype,
                 "device": plan.device,
+                "attention": plan.attention,
+                "head": plan.head,
+                "token_budget": plan.token_budget,
+                "gradient_checkpointing": plan.gradient_checkpointing,
                 "threads": plan.threads,
                 "steps_per_epoch": plan.steps_per_epoch,
                 "truncated_rows": plan.truncated_rows,
@@ -106,6 +112,7 @@ def _model_epoch(event: EpochFinished, state: RunState) -> Body:
         "gradient_norm": event.gradient_norm,
         "tokens_per_second": event.tokens_per_second,
         "memory_bytes": event.memory_bytes,
+        **({"preference": to_builtins(event.preference)} if event.preference else {}),
     }
 
 
@@ -129,7 +136,27 @@ def epoch_end(event: EpochCommitted, state: RunState) -> Body:
         "quarantined": state.quarantined,
         "overfitting": [key for key in event.results if overfits(state, key)],
         "progress_percent": round(100 * event.epoch / state.total_epochs, 2),
+        **preferences(event),
+        **samples(event),
     }
+
+
+def preferences(event: EpochCommitted) -> Body:
+    """How far each model learned the preferences; nothing where it learns from something else."""
+    learned = {key: result.preference for key, result in event.results.items() if result.preference}
+    return {"preferences": {key: to_builtins(value) for key, value in learned.items()}} if learned else {}
+
+
+def samples(event: EpochCommitted) -> Body:
+    """The answers to the sample prompts, by model and in the prompts' order; nothing where there were none."""
+    said = {key: list(result.samples) for key, result in event.results.items() if result.samples}
+    return {"samples": said} if said else {}
+
+
+def sample_prompts(state: RunState) -> Body:
+    """The prompts that `samples` answer; nothing where there are none."""
+    prompts = state.config["training"].get("sample_prompts")  # runs of the first release know no such setting
+    return {"sample_prompts": list(prompts)} if prompts else {}
 
 
 def auto_stop_info(info: AutoStop | None) -> Body | None:
@@ -170,6 +197,7 @@ def leaderboard(state: RunState) -> list[Body]:
                 "display_name": names[key],
                 "val_loss": result.val_loss if result else None,
                 "bits_per_byte": result.bits_per_byte if result else None,
+                "reward_accuracy": result.preference.accuracy if result and result.preference else None,
                 "weight": state.weights.get(key),
                 "lr_multiplier": rates.get(key),
                 "tokens_per_second": _speed(state, key),

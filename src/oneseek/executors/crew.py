@@ -1,10 +1,15 @@
-"""The workers of a run: one per model, as many at once as were planned, watched, and replaced when they are lost."""
+"""The workers of a run: one per model, as many loaded at once as were planned, watched, and replaced when lost.
+
+Where not all fit, a worker stays loaded until another needs its place, and every round of commands begins with those
+that are loaded: of n models on k places, n - k are loaded anew in an epoch. Who leaves loses nothing, for its adapter
+and optimiser state are in its newest checkpoint.
+"""
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -39,6 +44,7 @@ class Crew:
     """Carries out one command per model at a time and yields what happens as events.
 
     start: makes a worker for an assignment; the worker calls its outbox with each message, and with None at its end.
+    at_once: how many workers are loaded at most.
     poll: called a few times a second; what it raises ends the work.
     silence: seconds without any message after which a worker counts as frozen, and is killed.
     tries: how often a crashed worker's command is tried before its model is given up.
@@ -105,12 +111,13 @@ class Crew:
         self, commands: Mapping[str, Command | None], epoch: int
     ) -> Iterator[tuple[str, Message | WorkerRestarted]]:
         """Messages of all workers until each has answered its command (None: has prepared) or failed for good."""
-        waiting = list(commands)
+        waiting = sorted(commands, key=lambda key: key not in self._workers)
         heard: dict[str, float] = {}
         attempts = dict.fromkeys(commands, 1)
         while waiting or heard:
             while waiting and len(heard) < self.at_once:
                 key = waiting.pop(0)
+                self._make_room(key, heard)
                 self._give(key, commands[key])
                 heard[key] = time.monotonic()
             self._poll()
@@ -137,7 +144,8 @@ class Crew:
                 answer = Prepared if commands[key] is None else EpochResult | Exported
                 if isinstance(message, Failure | answer):
                     del heard[key]
-                    self._rest(key, lost=isinstance(message, Failure))
+                    if isinstance(message, Failure):
+                        self.dismiss(key)
 
     def _messages(self, heard: Mapping[str, float]) -> Iterator[tuple[str, Message]]:
         """The next message, if one comes soon; deaths, and silences once everything said has been heard."""
@@ -185,12 +193,11 @@ class Crew:
         if command is not None:
             self._workers[key].send(command)
 
-    def _rest(self, key: str, *, lost: bool) -> None:
-        """A worker that has answered stays when all fit at once; else it makes room."""
-        if lost:
-            self.dismiss(key)
-        elif self.at_once < len(self._assignments):
-            self._workers.pop(key).finish()
+    def _make_room(self, key: str, working: Collection[str]) -> None:
+        """End a worker that has nothing to do, if all places are taken and `key` has none."""
+        if key not in self._workers and len(self._workers) >= self.at_once:
+            resting = next(other for other in self._workers if other not in working)
+            self._workers.pop(resting).finish()
 
 
 def _event(key: str, message: Message | WorkerRestarted, epoch: int) -> AnyEvent:

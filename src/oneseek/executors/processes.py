@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 from oneseek.engine.interface import Assignment
+from oneseek.executors import child
 from oneseek.executors.crew import Outbox
 from oneseek.executors.worker import Command, encode
 from oneseek.files.durable import storage_errors
@@ -19,19 +18,11 @@ class ProcessWorker:
 
     def __init__(self, assignment: Assignment, outbox: Outbox, log: Path) -> None:
         self._log = log
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
         with storage_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             stderr = log.open("ab")
         with stderr:
-            self._process = subprocess.Popen(
-                # -P: what happens to be called json.py where the command was typed is not imported.
-                [sys.executable, "-P", "-m", "oneseek.executors.worker", str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-            )
+            self._process = child.start("oneseek.executors.worker", stderr, assignment.threads)
         self._outbox = outbox
         self._write(encode(assignment))
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -7,10 +7,8 @@ run's process is gone: the worker ends at once, so that nothing outlives its run
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
-import signal
 import sys
 import threading
 import traceback
@@ -23,11 +21,11 @@ from filelock import FileLock, Timeout
 from oneseek.engine.create import create
 from oneseek.engine.interface import Assignment, Damaged, EpochResult, Exported, Prepared, Progress
 from oneseek.errors import OneSeekError, StorageError, WorkerFailed
+from oneseek.executors import child
 from oneseek.files.durable import storage_cause
 
 BEAT_SECONDS = 1.0
 LOCK_SECONDS = 30.0
-_PR_SET_PDEATHSIG = 1
 
 
 class TrainEpoch(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -79,26 +77,31 @@ def serve(assignment: Assignment, next_command: Callable[[], Command | None], se
                 send(trainer.train_epoch(command.epoch, command.learning_rates, command.excluded_validation_rows, send))
             else:
                 send(trainer.export(command.epoch, command.learning_rates, send))
-    except WorkerFailed as failure:
-        send(Failure(kind=failure.kind, problem=failure.problem, fix=failure.fix))
-    except StorageError as error:
-        send(Failure(kind="fatal", problem=error.problem, fix=error.fix))
-    except OneSeekError as error:
-        send(Failure(kind="refused", problem=error.problem, fix=error.fix))
-    except MemoryError:
-        send(Failure(kind="out_of_memory", problem="Out of memory.", fix="Use a smaller batch_size or max_length."))
-    except Exception as error:  # noqa: BLE001  anything else that a model can do to a worker is a crash of that worker
-        traceback.print_exc()
-        kind = "fatal" if isinstance(error, OSError) and storage_cause(error) else "crashed"
-        send(Failure(kind=kind, problem=f"{type(error).__name__}: {error}", fix=""))
+    except Exception as error:  # noqa: BLE001  whatever a model can do to a worker is that worker's failure
+        send(failure(error))
+
+
+def failure(error: Exception) -> Failure:
+    """What a worker says of an error that ends it."""
+    match error:
+        case WorkerFailed():
+            return Failure(kind=error.kind, problem=error.problem, fix=error.fix)
+        case StorageError():
+            return Failure(kind="fatal", problem=error.problem, fix=error.fix)
+        case OneSeekError():
+            return Failure(kind="refused", problem=error.problem, fix=error.fix)
+        case MemoryError():
+            fix = "Use a smaller batch_size or max_length."
+            return Failure(kind="out_of_memory", problem="Out of memory.", fix=fix)
+        case _:
+            traceback.print_exception(error)
+            kind = "fatal" if isinstance(error, OSError) and storage_cause(error) else "crashed"
+            return Failure(kind=kind, problem=f"{type(error).__name__}: {error}", fix="")
 
 
 def main() -> None:
     """The process of one worker. It ends by os._exit: a thread that waits for input would hold up any other end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's to handle
-    _die_with_parent()
-    messages = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints goes to the log, never between the messages
+    messages = child.begin()
     writing = threading.Lock()
 
     def send(message: Message) -> None:
@@ -129,17 +132,6 @@ def _work(send: Send) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "worker.lock", timeout=LOCK_SECONDS):
         serve(assignment, commands.get, send)
-
-
-def _die_with_parent() -> None:
-    """Linux kills this process when its parent dies, even one that is stopped and would not see its input end.
-
-    The parent's process id is the argument that the process is started with.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(sys.argv[1]):
-            os._exit(1)  # it died before we asked
 
 
 def _listen(commands: queue.Queue[Command | None]) -> None:

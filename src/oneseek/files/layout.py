@@ -39,6 +39,11 @@ class Results:
         return self.family / "weights"
 
     @property
+    def token_cache(self) -> Path:
+        """Encoded datasets, for all runs; nothing is lost with it."""
+        return self.family / "token_cache"
+
+    @property
     def current(self) -> Path:
         return self.root / f"{FAMILY}-CURRENT"
 

@@ -59,7 +59,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a run would meet.
 
     `models` are the selected base models, each once; `available` the keys of all that were found. What is None was
-    not asked for, or has no trouble. `free_*` are bytes; None where they are not known.
+    not asked for, or has no trouble. `free_*` are bytes; None where they are not known. `missing_packages` are those
+    that only some settings need, and that are not installed.
     """
 
     config_problems: tuple[ConfigProblem, ...] = ()
@@ -73,6 +74,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     versions: tuple[str, ...] = ()
     free_memory_bytes: int | None = None
     free_disk_bytes: int | None = None
+    missing_packages: tuple[str, ...] = ()
 
     def was_refused(self, field: str) -> bool:
         """Whether a value was given for `field` or the section around it, and could not be taken."""

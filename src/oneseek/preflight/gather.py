@@ -1,7 +1,8 @@
-"""Gather the facts that the rules judge by: base models, dataset, output directory, memory, disk."""
+"""Gather the facts that the rules judge by: base models, dataset, output directory, memory, disk, packages."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ from oneseek.files.versions import versions_taken
 from oneseek.names import format_version, match_selection
 from oneseek.preflight.facts import Facts, Trouble, Wanted
 from oneseek.registry.discover import Discovery, discover, with_highest_token_id
+
+OPTIONAL_PACKAGES = ("accelerate", "bitsandbytes")
 
 
 def gather(
@@ -47,6 +50,7 @@ def gather(
         versions=versions,
         free_memory_bytes=psutil.virtual_memory().available,
         free_disk_bytes=free_disk,
+        missing_packages=tuple(name for name in OPTIONAL_PACKAGES if importlib.util.find_spec(name) is None),
     )
 
 

@@ -1,4 +1,4 @@
-"""The one door to runs: submit and train, resume, stop, find. Command line and Python come through here."""
+"""The one door to runs: submit and train, resume, stop, find, ask. Command line and Python come through here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import msgspec
 from oneseek.certificate.documents import Document
 from oneseek.errors import StorageError
 from oneseek.events.state import RunState
+from oneseek.executors.answering import AnswerFinished, Generated, TokenGenerated
 from oneseek.files.layout import RunDirectory
 from oneseek.runs.find import KnownRun, describe, find, list_runs, status
+from oneseek.runs.generate import generate
 from oneseek.runs.recorder import Recorder, Watch, is_running, nobody
 from oneseek.runs.resume import resume
 from oneseek.runs.stopping import stop
@@ -18,12 +20,16 @@ from oneseek.runs.submit import inspect, submit
 from oneseek.runs.train import train
 
 __all__ = [
+    "AnswerFinished",
+    "Generated",
     "KnownRun",
     "Recorder",
     "Result",
+    "TokenGenerated",
     "Watch",
     "describe",
     "find",
+    "generate",
     "inspect",
     "is_running",
     "list_runs",

@@ -24,12 +24,13 @@ def plan(state: RunState, prepared: Mapping[str, Prepared], at_once: int) -> Run
             " ".join(sorted(fixes)),
         )
     excluded = sorted({row for found in prepared.values() for row in found.incomparable_validation_rows})
-    comparable = len(excluded) < state.accepted.dataset.validation_rows
+    comparable = len(excluded) < state.accepted.dataset.validation_rows and state.config["training"]["method"] == "sft"
     return RunPlanned(
         models=tuple(_model_plan(key, prepared[key]) for key in state.keys if key in prepared),
         unprepared=unprepared,
         at_once=at_once,
-        # Where no row is left to compare answers by their bytes, the loss per token is all there is.
+        # Preferences have no bits per byte; and where no row is left to compare answers by their bytes, the loss is all
+        # there is.
         rank_by=state.config["training"]["rank_by"] if comparable else "val_loss",
         excluded_validation_rows=tuple(excluded),
     )

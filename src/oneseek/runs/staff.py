@@ -1,4 +1,8 @@
-"""Who does the work of a run: an assignment for each live model, and the crew that carries them out."""
+"""Who does the work of a run: an assignment for each live model, and the crew that carries them out.
+
+How many work at once, with how many threads and tokens, is decided from the machine as it is before the plan is made;
+from then on it is the plan's word.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from oneseek.engine.interface import Assignment
-from oneseek.estimate import models_at_once
-from oneseek.events import SelectedModel
+from oneseek.estimate import share_memory
+from oneseek.events import RunPlanned, SelectedModel
 from oneseek.executors.crew import Crew, Outbox, Worker
 from oneseek.executors.inline import InlineWorker
 from oneseek.executors.processes import ProcessWorker
@@ -21,12 +26,12 @@ from oneseek.runs.recorder import Recorder
 
 @contextmanager
 def staff(run: Recorder, poll: Callable[[], None]) -> Iterator[Crew]:
-    """The crew of a run. How many work at once, with how many threads, is the plan's word once there is one."""
+    """The crew of a run."""
     inline = run.config.execution.executor == "inline"
-    at_once = run.state.planned.at_once if run.state.planned else 1 if inline else _at_once(run)
+    at_once, shares = _planned(run.state.planned) if run.state.planned else _shared(run, inline)
     crew = Crew(
         {
-            model.key: _assignment(run, model, at_once)
+            model.key: _assignment(run, model, shares[model.key])
             for model in run.state.accepted.models
             if model.key in run.state.live
         },
@@ -43,13 +48,37 @@ def staff(run: Recorder, poll: Callable[[], None]) -> Iterator[Crew]:
         crew.close()
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What a worker gets of the machine."""
+
+    threads: int
+    token_budget: int
+    gradient_checkpointing: bool
+
+
+def _planned(planned: RunPlanned) -> tuple[int, dict[str, _Share]]:
+    return planned.at_once, {
+        plan.key: _Share(plan.threads, plan.token_budget, plan.gradient_checkpointing) for plan in planned.models
+    }
+
+
+def _shared(run: Recorder, inline: bool) -> tuple[int, dict[str, _Share]]:
+    """How many models are loaded at once, and each one's share of cores and memory. Inline they take turns."""
+    models = run.state.accepted.models
+    wanted = run.config.execution.gradient_checkpointing
+    sharing = share_memory(
+        [model.memory for model in models], psutil.virtual_memory().available, wanted, 1 if inline else len(models)
+    )
+    threads = max(1, _cores(run) // sharing.at_once)
+    return sharing.at_once, {
+        model.key: _Share(threads, budget.tokens, budget.checkpointing)
+        for model, budget in zip(models, sharing.budgets, strict=True)
+    }
+
+
 def _process(run: Recorder, assignment: Assignment, outbox: Outbox) -> Worker:
     return ProcessWorker(assignment, outbox, run.directory.worker_log(assignment.key))
-
-
-def _at_once(run: Recorder) -> int:
-    estimates = [model.memory_bytes for model in run.state.accepted.models]
-    return models_at_once(estimates, psutil.virtual_memory().available)
 
 
 def _cores(run: Recorder) -> int:
@@ -57,10 +86,9 @@ def _cores(run: Recorder) -> int:
     return run.config.execution.threads or usable
 
 
-def _assignment(run: Recorder, model: SelectedModel, at_once: int) -> Assignment:
+def _assignment(run: Recorder, model: SelectedModel, share: _Share) -> Assignment:
     accepted, config = run.state.accepted, run.config
     training, lora = config.training_for(model.key), config.lora_for(model.key)
-    planned = {plan.key: plan.threads for plan in run.state.planned.models} if run.state.planned else {}
     return Assignment(
         engine=accepted.engine,
         key=model.key,
@@ -72,7 +100,10 @@ def _assignment(run: Recorder, model: SelectedModel, at_once: int) -> Assignment
         validation_split=config.data.validation_split,
         max_length=config.data.max_length,
         directory=str(Path(run.directory.worker(model.key)).resolve()),
-        threads=planned.get(model.key) or max(1, _cores(run) // at_once),
+        cache_directory=str(run.directory.results.token_cache.resolve()),
+        threads=share.threads,
+        token_budget=share.token_budget,
+        gradient_checkpointing=share.gradient_checkpointing,
         quantization=config.model.quantization,
         method=training.method,
         seed=training.seed,

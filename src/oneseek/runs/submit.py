@@ -15,7 +15,7 @@ from oneseek.datasets.formats import STRATEGY_OF
 from oneseek.datasets.split import rows_digest, split
 from oneseek.engine.interface import EngineName
 from oneseek.errors import ConfigError
-from oneseek.estimate import longest_row_bound, memory, row_length
+from oneseek.estimate import longest_row_bound, memory_need
 from oneseek.events import DatasetUsed, RunAccepted, SelectedModel
 from oneseek.files.durable import create_exclusively, storage_errors, sync_directory
 from oneseek.files.layout import Home, Results, RunDirectory
@@ -86,16 +86,12 @@ def _output(config: TrainingConfig, home: Home) -> Path:
 
 def _selected(model: ModelInfo, config: TrainingConfig, longest_row: int | None) -> SelectedModel:
     found = digests(Path(model.path))
-    lora = config.lora_for(model.key)
-    targets = lora_targets(model, lora.target_modules)
-    length = row_length(model, config.data.max_length, longest_row)
-    batch = config.training_for(model.key).batch_size
     return SelectedModel(
         key=model.key,
         display_name=model.display_name,
         path=str(Path(model.path).resolve()),
-        target_modules=targets,
-        memory_bytes=memory(model, lora.r, targets, batch, length, config.execution.threads or 1).total,
+        target_modules=lora_targets(model, config.lora_for(model.key).target_modules),
+        memory=memory_need(model, config, longest_row),
         weights_sha256=found.weights_sha256,
         config_sha256=found.config_sha256,
         tokenizer_sha256=found.tokenizer_sha256,

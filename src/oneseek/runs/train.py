@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from oneseek.certificate.documents import live_metrics
-from oneseek.engine import checkpoint
+from oneseek.engine.checkpoint import Position, prune
 from oneseek.errors import OneSeekError, RunError, TrainingFailed
 from oneseek.events import (
     AnyEvent,
@@ -95,8 +95,8 @@ def _train_epoch(run: Recorder, crew: Crew) -> None:
     for key in commit.quarantined:
         crew.dismiss(key)
     for key in run.state.live:
-        keep = {commit.epoch, commit.epoch - 1, run.state.best_epoch(key)}
-        checkpoint.prune(run.directory.worker(key), keep)
+        keep = map(Position, (commit.epoch, commit.epoch - 1, run.state.best_epoch(key)))
+        prune(run.directory.worker(key), set(keep))
 
 
 def _finish(run: Recorder, crew: Crew) -> None:

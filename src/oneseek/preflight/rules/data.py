@@ -6,10 +6,10 @@ import heapq
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from oneseek.chat.render import render_messages
+from oneseek.chat.render import render_preference, render_row
 from oneseek.chat.template import ChatTemplate
 from oneseek.config.schema import TrainingConfig
-from oneseek.datasets.formats import STRATEGY_OF
+from oneseek.datasets.formats import METHOD_OF, STRATEGY_OF, Format, Method, Strategy
 from oneseek.datasets.split import split
 from oneseek.errors import DatasetError, ModelError
 from oneseek.preflight.facts import Facts, Rows
@@ -21,7 +21,13 @@ FEWEST_EXAMPLES = 10
 LINES_SHOWN = 10
 FIRST_RENDERED, LONGEST_RENDERED = 20, 5
 
-_FIELDS_OF_FORMAT = {"messages": "`messages`", "text": "`text`", "prompt_completion": "`prompt` and `completion`"}
+_FIELDS_OF_FORMAT: Mapping[Format, str] = {
+    "messages": "`messages`",
+    "text": "`text`",
+    "prompt_completion": "`prompt` and `completion`",
+    "preference": "`prompt`, `chosen` and `rejected` as text",
+    "preference_chat": "`prompt`, `chosen` and `rejected` as messages",
+}
 
 
 @rule
@@ -68,13 +74,30 @@ def dataset_fits_strategy(config: TrainingConfig, facts: Facts) -> Iterator[Find
         return
     fitting = STRATEGY_OF[facts.dataset.format]
     if config.data.strategy != fitting:
-        needed = "`messages`" if config.data.strategy == "chat" else "`text`, or `prompt` and `completion`"
+        needed = _fields_for(config.training.method, config.data.strategy)
         yield Finding(
             severity="error",
             field="data.strategy",
             problem=f"The dataset has {_FIELDS_OF_FORMAT[facts.dataset.format]}, but data.strategy is "
             f"'{config.data.strategy}'.",
             fix=f"Set data.strategy to '{fitting}', or give a dataset whose rows have {needed}.",
+        )
+
+
+@rule
+def dataset_fits_method(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """`dpo` learns from a chosen and a rejected answer side by side, `sft` from one answer."""
+    if facts.dataset is None or facts.dataset.format is None or facts.was_refused("training.method"):
+        return
+    fitting = METHOD_OF[facts.dataset.format]
+    if config.training.method != fitting:
+        needed = _fields_for(config.training.method, config.data.strategy)
+        yield Finding(
+            severity="error",
+            field="training.method",
+            problem=f"The dataset has {_FIELDS_OF_FORMAT[facts.dataset.format]}, but training.method is "
+            f"'{config.training.method}'.",
+            fix=f"Set training.method: {fitting}, or give a dataset whose rows have {needed}.",
         )
 
 
@@ -129,14 +152,20 @@ def validation_has_its_share(config: TrainingConfig, facts: Facts) -> Iterator[F
 def chat_template_takes_the_rows(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """A template may refuse roles or tool calls, or hide where its answers are. The first and the longest rows tell
     most of it before compute is spent; the rest is told by the worker, which renders all of them."""
-    if facts.dataset is None or facts.dataset.format != "messages":
+    if facts.dataset is None or facts.dataset.format is None or STRATEGY_OF[facts.dataset.format] != "chat":
         return
     samples = _samples(facts.dataset)
     for model in facts.models:
-        refused = _refused(model, facts.dataset, samples)
+        refused = _refused(model, facts.dataset, facts.dataset.format, samples)
         if refused is not None:
             problem, fix = refused
             yield Finding(severity="error", field=FIELD, model=model.key, problem=problem, fix=fix)
+
+
+def _fields_for(method: Method, strategy: Strategy | None) -> str:
+    """What rows may have for this method, and for this strategy where one is set."""
+    fitting = (form for form in STRATEGY_OF if METHOD_OF[form] == method and strategy in (STRATEGY_OF[form], None))
+    return ", or ".join(_FIELDS_OF_FORMAT[form] for form in fitting)
 
 
 def _samples(dataset: Rows) -> list[int]:
@@ -146,10 +175,10 @@ def _samples(dataset: Rows) -> list[int]:
 
 
 def _length(row: Mapping[str, Any]) -> int:
-    return sum(len(message["content"]) for message in row["messages"])
+    return sum(len(message["content"]) for messages in row.values() for message in messages)
 
 
-def _refused(model: ModelInfo, dataset: Rows, samples: list[int]) -> tuple[str, str] | None:
+def _refused(model: ModelInfo, dataset: Rows, form: Format, samples: list[int]) -> tuple[str, str] | None:
     """Problem and fix of the first of these rows that a model's template does not take."""
     if model.chat_template is None:
         return None
@@ -157,9 +186,10 @@ def _refused(model: ModelInfo, dataset: Rows, samples: list[int]) -> tuple[str, 
         template = ChatTemplate(model.chat_template, model.special_tokens)
     except ModelError as error:
         return f"{model.display_name}: {error.problem}", error.fix
+    render = render_preference if METHOD_OF[form] == "dpo" else render_row
     for row in samples:
         try:
-            render_messages(dataset.rows[row]["messages"], template)
+            render(dataset.rows[row], form, template, template.eos_token)
         except (DatasetError, ModelError) as error:
             return f"{model.display_name}, line {dataset.lines[row]} of {dataset.path}: {error.problem}", error.fix
     return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from oneseek import estimate
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import STRATEGY_OF, Strategy
@@ -120,31 +122,52 @@ def token_ids_fit_the_embedding(config: TrainingConfig, facts: Facts) -> Iterato
 
 @rule
 def enough_memory(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
-    """A model whose worker needs more than the free memory will swap, or be killed. The estimate is for full batches
-    of the longest row, taken as one token a byte at most."""
-    if facts.free_memory_bytes is None:
+    """A model that does not fit even alone, with activations computed twice where the settings allow it, is refused if
+    a short row would not fit, and warned of if the longest might not, taken as one token a byte at most."""
+    free = facts.free_memory_bytes
+    if free is None:
         return
     longest = estimate.longest_row_bound(facts.dataset.rows) if facts.dataset is not None else None
+    setting = config.execution.gradient_checkpointing
+    ways = {"auto": (False, True), "always": (True,), "never": (False,)}[setting]
     for model in facts.models:
-        training, lora = config.training_for(model.key), config.lora_for(model.key)
-        needed = estimate.memory(
-            model,
-            lora_r=lora.r,
-            targets=lora_targets(model, lora.target_modules),
-            batch_size=training.batch_size,
-            length=estimate.row_length(model, config.data.max_length, longest),
-            threads=config.execution.threads or 1,
-        ).total
-        if needed > facts.free_memory_bytes:
-            free = gib(facts.free_memory_bytes)
+        row = estimate.memory_need(model, config, longest).longest_row
+        least, most = (
+            min(
+                (estimate.memory_of(model, config, tokens, checkpointing=again) for again in ways),
+                key=lambda needed: needed.total,
+            )
+            for tokens in (min(row, estimate.FEWEST_TOKENS), row)
+        )
+        if most.total > free:
+            refused = least.total > free
+            less = "Select a smaller base model" if refused else "Lower data.max_length"
+            if setting == "never":
+                less = "Set execution.gradient_checkpointing to 'auto'"
+            needed = least if refused else most
             yield Finding(
-                severity="warning",
-                field="training.batch_size",
-                problem=f"{model.display_name} may need {gib(needed)} of memory, and {free} are free.",
-                fix="Lower training.batch_size (and raise training.gradient_accumulation_steps) or data.max_length, "
-                "or close other programs.",
+                severity="error" if refused else "warning",
+                field="execution.gradient_checkpointing" if setting == "never" else FIELD,
+                problem=f"{model.display_name} {'needs' if refused else 'may need'} {gib(needed.total)} of memory "
+                f"({_parts(needed)}), and {gib(free)} are free.",
+                fix=f"{less}, or close other programs.",
                 model=model.key,
             )
+
+
+@rule
+def quantization_has_its_packages(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """Weights in 4 or 8 bits are packed by bitsandbytes, through accelerate, on a GPU or not; neither is needed
+    otherwise."""
+    if config.model.quantization is not None and facts.missing_packages:
+        are = "is" if len(facts.missing_packages) == 1 else "are"
+        yield Finding(
+            severity="error",
+            field="model.quantization",
+            problem=f"Loading base models in {config.model.quantization} needs {' and '.join(facts.missing_packages)}, "
+            f"which {are} not installed.",
+            fix="Run pip install 'oneseek[quantization]', or remove model.quantization.",
+        )
 
 
 def strategy_of(config: TrainingConfig, facts: Facts) -> Strategy | None:
@@ -156,6 +179,12 @@ def strategy_of(config: TrainingConfig, facts: Facts) -> Strategy | None:
 
 def gib(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
+
+
+def _parts(needed: estimate.MemoryEstimate) -> str:
+    """`weights 26.1 GiB, activations 1.2 GiB`: the parts of at least a tenth of a GiB, the largest first."""
+    parts = sorted(msgspec.structs.asdict(needed).items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {gib(count)}" for name, count in parts if count >= 2**30 / 10)
 
 
 _WITHOUT_TOKENS = ("broken-config", "broken-tokenizer", "no-config", "no-tokenizer", "unreadable")

@@ -37,20 +37,21 @@ def numbers_in_recommended_range(config: TrainingConfig, facts: Facts) -> Iterat
 
 
 @rule
+def label_smoothing_fits_the_loss(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """Label smoothing belongs to the sigmoid loss; `ipo` has no term that it could smooth."""
+    if config.dpo.loss == "ipo" and config.dpo.label_smoothing > 0:
+        yield Finding(
+            severity="error",
+            field="dpo.label_smoothing",
+            problem=f"dpo.label_smoothing is {number_text(config.dpo.label_smoothing)}, but dpo.loss is 'ipo', which "
+            "has none.",
+            fix="Set dpo.loss to 'sigmoid', or dpo.label_smoothing to 0.",
+        )
+
+
+@rule
 def not_in_this_release(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Settings whose meaning is decided and whose work is not done yet are refused, never ignored."""
-    if config.training.method == "dpo":
-        yield _absent("training.method", "Preference training (dpo)", "Set training.method to 'sft'.")
-    if config.model.quantization is not None:
-        yield _absent(
-            "model.quantization", f"Loading base models in {config.model.quantization}", "Remove model.quantization."
-        )
-    if config.training.sample_prompts:
-        yield _absent("training.sample_prompts", "Answering sample prompts", "Remove training.sample_prompts.")
-    if config.training.checkpoint_every is not None:
-        yield _absent("training.checkpoint_every", "A checkpoint inside an epoch", "Remove training.checkpoint_every.")
-    if config.lora.use_rslora:
-        yield _absent("lora.use_rslora", "Rank-stabilised LoRA", "Remove lora.use_rslora.")
     if config.execution.executor == "ray":
         yield _absent("execution.executor", "Training on a Ray cluster", "Set execution.executor to 'local'.")
     if config.data.validation_dataset is not None:

@@ -6,9 +6,11 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -18,11 +20,11 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from oneseek.engine.base_model import load_base_model
-from oneseek.engine.batch import collate, logits
 from oneseek.engine.examples import IGNORED, Example
 from oneseek.engine.interface import Damaged, Progress
-from oneseek.engine.lora import adapter_state
-from oneseek.engine.sft import TorchTrainer, _draw
+from oneseek.engine.lora import adapter_parameters, adapter_state
+from oneseek.engine.order import draw, row_order
+from oneseek.engine.trainer import TorchTrainer
 from oneseek.errors import WorkerFailed
 from support.tiny_models import TARGETS, Family, assignment, chat_rows, write_model, write_rows
 
@@ -57,6 +59,14 @@ def prepared(model: Path, rows: Path, directory: Path, family: Family = "llama",
 
 
 # -- the oracle ----------------------------------------------------------------------------------------------------
+
+
+def steps_of(trainer: TorchTrainer, epoch: int) -> list[list[Example]]:
+    """The rows of every optimiser step of an epoch."""
+    a, training = trainer.assignment, trainer.objective.training
+    order = [training[row] for row in row_order(a.seed, epoch, len(training))]
+    size = a.batch_size * a.gradient_accumulation_steps
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def plain_example(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int], list[bool]]:
@@ -127,7 +137,7 @@ def test_five_steps_have_the_losses_of_a_plain_loop_over_transformers_and_peft(
     tokenizer = AutoTokenizer.from_pretrained(bases[family])
     plain = [plain_example(tokenizer, json.loads(line)) for line in rows.read_text(encoding="utf-8").splitlines()]
     labels = {tuple(ids): labels for ids, labels, _ in plain}
-    steps = [[(list(e.input_ids), labels[e.input_ids]) for e in step] for step in trainer._steps_of(1)]
+    steps = [[(e.input_ids.tolist(), labels[tuple(e.input_ids)]) for e in step] for step in steps_of(trainer, 1)]
     reports: list[Any] = []
 
     trainer.train_epoch(1, [RATE], (), reports.append)
@@ -148,21 +158,22 @@ def test_what_is_exported_gives_the_same_logits_in_plain_peft(
     trainer = prepared(bases[family], rows, tmp_path, family)
     trainer.train_epoch(1, [RATE], (), ignore)
     exported = trainer.export(1, [RATE], ignore)
-    row = collate(trainer.validation[:1], torch.device("cpu"))
+    example = trainer.objective.validation[0]
+    ids, labels = torch.from_numpy(example.input_ids)[None].long(), torch.from_numpy(example.labels)[None].long()
 
     base = AutoModelForCausalLM.from_pretrained(bases[family], dtype=torch.float32).eval()
     with torch.no_grad():
-        before = base(input_ids=row.input_ids).logits
+        before = base(input_ids=ids).logits
         by_peft = PeftModel.from_pretrained(base, str(tmp_path / "export" / "adapter")).eval()
-        after = by_peft(input_ids=row.input_ids).logits
+        after = by_peft(input_ids=ids).logits
         trainer.model.set_attn_implementation("sdpa")  # its packed attention takes no padded rows
-        ours = logits(trainer.model, row)
+        ours = trainer.model(input_ids=ids).logits
 
     assert (after - ours).abs().max() <= 1e-5
-    learned = row.labels[:, 1:] != IGNORED
+    learned = labels[:, 1:] != IGNORED
 
     def nats(found: Tensor) -> Tensor:
-        return cross_entropy(found[:, :-1][learned], row.labels[:, 1:][learned], reduction="none")
+        return cross_entropy(found[:, :-1][learned], labels[:, 1:][learned], reduction="none")
 
     assert float((nats(after) - nats(before)).abs().max()) == pytest.approx(exported.output_difference, abs=1e-4)
 
@@ -199,10 +210,12 @@ def test_validation_loss_and_bits_per_byte_are_those_of_the_answers(
 
     trainer.model.set_attn_implementation("sdpa")  # its packed attention takes no padded rows
     nats = tokens = answer_nats = answer_bytes = 0.0
-    for index, example in enumerate(trainer.validation):
-        labels, answers, size = by_ids[example.input_ids]
+    for index, example in enumerate(trainer.objective.validation):
+        labels, answers, size = by_ids[tuple(example.input_ids)]
         with torch.no_grad():
-            row_logits = trainer.model.eval()(input_ids=torch.tensor([example.input_ids])).logits[0].double()
+            row_logits = (
+                trainer.model.eval()(input_ids=torch.from_numpy(example.input_ids)[None].long()).logits[0].double()
+            )
         surprise = -row_logits.log_softmax(-1)
         for position in range(1, len(labels)):
             if labels[position] != -100:
@@ -211,7 +224,7 @@ def test_validation_loss_and_bits_per_byte_are_those_of_the_answers(
                 answer_nats += here if answers[position] and index != 1 else 0.0
         answer_bytes += size if index != 1 else 0
 
-    assert len(trainer.validation) == 5
+    assert len(trainer.objective.validation) == 5
     assert result.val_loss == pytest.approx(nats / tokens, rel=1e-5)
     assert result.bits_per_byte == pytest.approx(answer_nats / math.log(2) / answer_bytes, rel=1e-5)
 
@@ -221,10 +234,10 @@ def test_a_validation_row_that_was_cut_has_no_part_in_bits_per_byte(
 ) -> None:
     trainer = TorchTrainer(assignment(bases["llama"], rows, tmp_path, max_length=60))
     cut = trainer.prepare().incomparable_validation_rows
-    whole = [example for index, example in enumerate(trainer.validation) if index not in cut]
+    whole = [example for index, example in enumerate(trainer.objective.validation) if index not in cut]
 
     bits = trainer.train_epoch(1, [RATE], (), ignore).bits_per_byte
-    trainer.validation = whole
+    trainer.objective = replace(cast("Any", trainer.objective), validation=whole)
     of_whole_rows = trainer.train_epoch(1, [RATE], (), ignore).bits_per_byte
 
     assert 0 < len(cut) < 5
@@ -245,7 +258,7 @@ def test_whatever_else_draws_random_numbers_in_the_process_does_not_change_the_t
 
 
 def test_every_seed_epoch_and_purpose_draws_from_a_stream_of_its_own() -> None:
-    seeds = {_draw(seed, epoch, use) for seed in range(20) for epoch in range(20) for use in ("order", "dropout")}
+    seeds = {draw(seed, epoch, use) for seed in range(20) for epoch in range(20) for use in ("order", "dropout")}
 
     assert len(seeds) == 800
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -255,20 +268,41 @@ def test_how_a_step_is_cut_into_batches_does_not_change_it(
     bases: dict[Family, Path], rows: Path, tmp_path: Path
 ) -> None:
     losses = []
-    for batch_size, accumulation in ((4, 1), (2, 2), (1, 4)):
-        trainer = prepared(
-            bases["llama"],
-            rows,
-            tmp_path / str(batch_size),
-            batch_size=batch_size,
-            gradient_accumulation_steps=accumulation,
-        )
+    for token_budget in (10_000, 150, 1):
+        trainer = prepared(bases["llama"], rows, tmp_path / str(token_budget), token_budget=token_budget)
         reports: list[Any] = []
         trainer.train_epoch(1, [RATE], (), reports.append)
         losses.append([report.loss for report in reports])
 
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert losses[2] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_recomputed_activations_change_no_bit_of_the_training(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    adapters = []
+    for recomputed in (False, True):
+        settings: dict[str, Any] = {"gradient_checkpointing": recomputed, "lora_dropout": 0.2}
+        trainer = prepared(bases["llama"], rows, tmp_path / str(recomputed), **settings)
+        calls: list[int] = []
+        trainer.model.model.layers[0].mlp.up_proj.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        trainer.train_epoch(1, [RATE], (), ignore)
+        adapters.append((adapter_state(trainer.model), len(calls)))
+
+    (kept, calls_once), (again, calls_twice) = adapters
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    assert calls_twice > calls_once
+
+
+def test_a_sample_prompt_that_cannot_be_put_to_the_model_is_refused_before_training(
+    bases: dict[Family, Path], rows: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(WorkerFailed) as failed:
+        prepared(bases["llama"], rows, tmp_path, sample_prompts=("word " * 300,))
+
+    assert failed.value.kind == "refused"
+    assert "256" in failed.value.problem
 
 
 def test_the_training_loss_of_an_epoch_weighs_every_token_alike(
@@ -279,20 +313,20 @@ def test_the_training_loss_of_an_epoch_weighs_every_token_alike(
 
     result = trainer.train_epoch(1, [RATE], (), reports.append)
 
-    tokens = [sum(example.supervised_tokens for example in step) for step in trainer._steps_of(1)]
+    tokens = [sum(example.supervised_tokens for example in step) for step in steps_of(trainer, 1)]
     weighted = sum(report.loss * count for report, count in zip(reports, tokens, strict=True)) / sum(tokens)
     assert result.train_loss == pytest.approx(weighted)
     assert len(set(tokens)) > 1
 
 
 def test_a_step_without_a_learned_token_changes_no_weight_and_counts(
-    bases: dict[Family, Path], rows: Path, tmp_path: Path
+    bases: dict[Family, Path], rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = prepared(bases["llama"], rows, tmp_path, gradient_accumulation_steps=1, weight_decay=0.5)
-    mute = [Example(e.input_ids, (IGNORED,) * len(e.labels), e.answer_mask, 0, False) for e in trainer.training[:2]]
-    trainer.training = [*mute, *trainer.training[2:4]]
+    mute = [replace(e, labels=np.full_like(e.labels, IGNORED)) for e in trainer.objective.training[:2]]
+    trainer.objective = replace(cast("Any", trainer.objective), training=[*mute, *trainer.objective.training[2:4]])
     trainer._steps = 2
-    trainer._steps_of = lambda epoch: iter([mute, trainer.training[2:4]])  # type: ignore[method-assign]
+    monkeypatch.setattr("oneseek.engine.trainer.row_order", lambda seed, epoch, count: range(count))
     snapshots: list[dict[str, Tensor]] = []
     initial = adapter_state(trainer.model)
 
@@ -305,27 +339,31 @@ def test_a_step_without_a_learned_token_changes_no_weight_and_counts(
 def test_every_epoch_has_its_own_order_of_the_same_rows(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:
     trainer = prepared(bases["llama"], rows, tmp_path)
 
-    orders = [[example.input_ids for step in trainer._steps_of(epoch) for example in step] for epoch in (1, 2, 1)]
+    orders = [
+        [example.input_ids.tolist() for step in steps_of(trainer, epoch) for example in step] for epoch in (1, 2, 1)
+    ]
 
     assert orders[0] == orders[2]
     assert orders[0] != orders[1]
-    assert sorted(orders[0]) == sorted(orders[1]) == sorted(example.input_ids for example in trainer.training)
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(e.input_ids.tolist() for e in trainer.objective.training)
 
 
 def test_counts_are_of_what_is_really_trained_on(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:
     whole = prepared(bases["llama"], rows, tmp_path)
-    begins = sorted(next(i for i, label in enumerate(e.labels) if label != IGNORED) for e in whole.training)
+    begins = sorted(next(i for i, label in enumerate(e.labels) if label != IGNORED) for e in whole.objective.training)
     limit = begins[10]  # about half of the rows are cut before their first answer, the others within it
     trainer = TorchTrainer(assignment(bases["llama"], rows, tmp_path, max_length=limit))
 
     found = trainer.prepare()
 
-    examples = trainer.training
+    examples = trainer.objective.training
     assert found.truncated_rows == sum(len(e.input_ids) == limit and e.truncated for e in examples) > 0
     assert found.training_tokens == sum(len(e.input_ids) for e in examples)
     assert found.supervised_tokens == sum(label != IGNORED for e in examples for label in e.labels)
     assert found.rows_without_labels == sum(set(e.labels) == {IGNORED} for e in examples) > 0
-    assert found.incomparable_validation_rows == tuple(i for i, e in enumerate(trainer.validation) if e.truncated)
+    assert found.incomparable_validation_rows == tuple(
+        i for i, e in enumerate(trainer.objective.validation) if e.truncated
+    )
     assert found.parameters == 36_000
     assert found.trainable_parameters == sum(tensor.numel() for tensor in adapter_state(trainer.model).values())
     assert (found.dtype, found.device, found.threads) == ("float32", "cpu", 1)
@@ -342,7 +380,7 @@ def test_rows_are_never_longer_than_the_models_context(bases: dict[Family, Path]
 
     trainer = prepared(bases["llama"], long, tmp_path / "work", max_length=4096)
 
-    assert {len(example.input_ids) for example in trainer.training} == {256}
+    assert {len(example.input_ids) for example in trainer.objective.training} == {256}
 
 
 # -- what can go wrong ---------------------------------------------------------------------------------------------
@@ -366,7 +404,7 @@ def test_a_gradient_that_is_not_finite_is_a_divergence_too(
     bases: dict[Family, Path], rows: Path, tmp_path: Path
 ) -> None:
     trainer = prepared(bases["llama"], rows, tmp_path)
-    next(iter(trainer._parameters.values())).register_hook(lambda gradient: gradient + math.inf)  # type: ignore[no-untyped-call]
+    next(iter(adapter_parameters(trainer.model).values())).register_hook(lambda gradient: gradient + math.inf)  # type: ignore[no-untyped-call]
 
     with pytest.raises(WorkerFailed) as failed:
         trainer.train_epoch(1, [RATE], (), ignore)
@@ -397,7 +435,7 @@ def test_memory_that_ran_out_is_said_so_whoever_says_it(
         trainer.train_epoch(1, [RATE], (), ignore)
 
     assert failed.value.kind == "out_of_memory"
-    assert "batch_size" in failed.value.fix
+    assert "max_length" in failed.value.fix
 
 
 def test_an_error_that_is_not_about_memory_stays_what_it_is(
@@ -483,18 +521,11 @@ def test_a_row_without_a_token_does_not_stop_the_training(bases: dict[Family, Pa
     result = trainer.train_epoch(1, [RATE], (), ignore)
     exported = trainer.export(1, [RATE], ignore)
 
-    empty = [index for index, example in enumerate(trainer.validation) if not example.input_ids]
+    empty = [index for index, example in enumerate(trainer.objective.validation) if not len(example.input_ids)]
     assert empty
     assert set(empty) <= set(prepared.incomparable_validation_rows)
     assert math.isfinite(result.val_loss)
     assert exported.output_difference > 0
-
-
-def test_rows_without_a_token_are_put_together_as_whole_numbers() -> None:
-    batch = collate([Example((), (), (), 0, False)] * 2, torch.device("cpu"))
-
-    assert (batch.input_ids.dtype, batch.labels.dtype) == (torch.long, torch.long)
-    assert batch.input_ids.shape == (2, 0)
 
 
 def test_a_model_that_lacks_a_weight_is_refused_not_filled_with_random_numbers(

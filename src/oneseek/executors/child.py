@@ -1,0 +1,52 @@
+"""A process that another one starts, speaks with in lines of JSON, and takes with it when it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from typing import IO, BinaryIO
+
+_PR_SET_PDEATHSIG = 1
+
+
+def start(module: str, stderr: IO[bytes] | int, threads: int = 1) -> subprocess.Popen[bytes]:
+    """Run a module as a child of this process, its standard input and output being pipes to here.
+
+    threads: how many of them the tokenizers library may use.
+    """
+    return subprocess.Popen(
+        # -P: what happens to be called json.py where the command was typed is not imported.
+        [sys.executable, "-P", "-m", module, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env={
+            **os.environ,
+            "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
+            "RAYON_NUM_THREADS": str(threads),
+            "PYTHONUNBUFFERED": "1",
+        },
+    )
+
+
+def begin() -> BinaryIO:
+    """What a child does first. It returns where its messages go, unbuffered, which nothing else writes to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _die_with_parent()
+    messages = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever a library prints goes to the log, never between the messages
+    return messages
+
+
+def _die_with_parent() -> None:
+    """Linux kills this process when its parent dies, even one that is stopped and would not see its input end.
+
+    The parent's process id is the argument that the process is started with.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(sys.argv[1]):
+            os._exit(1)  # it died before we asked
