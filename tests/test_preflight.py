@@ -88,6 +88,7 @@ def dataset(form: Format = "messages", rows: int = 20, bad: int = 0, equal: bool
         format=form,
         rows=tuple(made),
         lines=tuple(range(1, rows + 1)),
+        digests=tuple(map(row_digest, made)),
         problems=tuple(RowProblem(line, f"reason {line}") for line in range(1, bad + 1)),
     )
 
@@ -508,7 +509,7 @@ def test_rows_that_are_all_the_same_cannot_be_split() -> None:
 
 def test_a_validation_side_far_from_the_share_that_was_asked_for_is_a_warning() -> None:
     rows = tuple({"text": "same" if n < 50 else "other"} for n in range(99))
-    two = msgspec.structs.replace(dataset("text"), rows=rows, lines=tuple(range(1, 100)))
+    two = with_rows("text", rows)
 
     (finding,) = check(config_for(), facts(dataset=two))
 
@@ -582,7 +583,7 @@ def test_a_template_is_not_asked_where_the_dataset_has_no_messages() -> None:
 
 
 def with_rows(form: Format, rows: tuple[dict[str, Any], ...]) -> Dataset:
-    return msgspec.structs.replace(dataset(form, rows=len(rows)), rows=rows)
+    return msgspec.structs.replace(dataset(form, rows=len(rows)), rows=rows, digests=tuple(map(row_digest, rows)))
 
 
 def with_lines(lines: tuple[int, ...]) -> Dataset:

@@ -36,7 +36,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
     cache_directory: str | None = None
     threads: int
-    token_budget: int = 4096
+    token_budget: int = 1024
     gradient_checkpointing: bool = False
     quantization: Literal["4bit", "8bit"] | None = None
     method: Literal["sft", "dpo"] = "sft"
