@@ -317,5 +317,10 @@ def test_no_row_has_more_bytes_than_the_bound_says(rows: list[dict[str, Any]]) -
     assert all(length <= (bound or 0) for length in lengths)
 
 
-def test_disk_holds_three_checkpoints_and_four_adapters(llama: ModelInfo) -> None:
-    assert disk(llama, 4, ["q_proj"]) == (3 * 12 + 4 * 4) * adapter_parameters(llama, 4, ["q_proj"])
+@pytest.mark.parametrize(("inside_epochs", "checkpoints"), [(False, 4), (True, 6)])
+def test_disk_holds_checkpoints_of_adapter_and_moments_and_four_adapters(
+    llama: ModelInfo, inside_epochs: bool, checkpoints: int
+) -> None:
+    trained = adapter_parameters(llama, 4, ["q_proj"])
+
+    assert disk(llama, 4, ["q_proj"], inside_epochs=inside_epochs) == (checkpoints * 12 + 4 * 4) * trained

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from oneseek import runs
+from oneseek.certificate.dna import recipe
 from oneseek.engine import checkpoint
 from oneseek.engine.interface import Prepared
 from oneseek.engine.scripted import ScriptedTrainer
@@ -256,6 +257,10 @@ def test_the_same_run_twice_has_the_same_dna_but_for_its_version(town: Town) -> 
         {"execution__executor": "local"},
         {"live_leaderboard__refresh_interval": 1},
         {"output__version": "7.3"},
+        {"execution__gradient_checkpointing": "always"},
+        {"training__checkpoint_every": 1},
+        {"training__sample_prompts": ["When?"], "training__sample_tokens": 3},
+        {"dpo__beta": 0.3},
     ],
 )
 def test_the_recipe_does_not_hold_what_changes_no_weight(town: Town, settings: dict[str, Any]) -> None:
@@ -264,6 +269,29 @@ def test_the_recipe_does_not_hold_what_changes_no_weight(town: Town, settings: d
     second, _ = town.train(training__num_epochs=1, **settings)
 
     assert load(first.dna)["hashes"] == load(second.dna)["hashes"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("model__quantization", "4bit"),
+        ("data__max_length", 64),
+        ("data__validation_split", 0.3),
+        ("training__num_epochs", 2),
+        ("training__batch_size", 3),
+        ("training__rank_by", "val_loss"),
+        ("training__keep", "last"),
+        ("lora__use_rslora", True),
+        ("lora__dropout", 0.1),
+        ("adaptive_weights__enabled", False),
+        ("confidence_auto_stop__threshold", 0.5),
+    ],
+)
+def test_what_a_weight_follows_from_makes_another_recipe(town: Town, setting: str, value: object) -> None:
+    _, as_it_is = town.train()
+    _, changed = town.train(**{setting: value})
+
+    assert recipe(changed) != recipe(as_it_is)
 
 
 def test_another_seed_is_another_recipe(town: Town) -> None:

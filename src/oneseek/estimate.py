@@ -240,13 +240,15 @@ def row_length(info: ModelInfo, max_length: int, longest_row: int | None) -> int
     return min(limit for limit in (max_length, info.context_length, longest_row) if limit is not None)
 
 
-def disk(info: ModelInfo, lora_r: int, targets: Sequence[str]) -> int:
+def disk(info: ModelInfo, lora_r: int, targets: Sequence[str], *, inside_epochs: bool = False) -> int:
     """Bytes that one model's training has on disk at most.
 
-    Three checkpoints (two kept and the one being written) of adapter and both AdamW moments, and four copies of the
-    adapter: the export, its .pth, the versioned directory and the certified one.
+    Checkpoints of adapter and both AdamW moments: those of the best epoch and the last two, the one being written, and
+    two more where there are some inside epochs. And four copies of the adapter: the export, its .pth, the versioned
+    directory and the certified one.
     """
-    return (3 * 3 + 4) * adapter_parameters(info, lora_r, targets) * FP32
+    checkpoints = 6 if inside_epochs else 4
+    return (3 * checkpoints + 4) * adapter_parameters(info, lora_r, targets) * FP32
 
 
 def adapter_parameters(info: ModelInfo, lora_r: int, targets: Sequence[str]) -> int:

@@ -36,8 +36,10 @@ _SEEN_NOT_LEARNED = ("checkpoint_every", "sample_prompts", "sample_tokens")
 def recipe(state: RunState) -> dict[str, Any]:
     """Everything that the weights follow from: settings, rows with their split, base models with their targets."""
     config = {name: section for name, section in state.config.items() if name not in _NOT_TRAINING}
+    config["model"] = {"quantization": state.config["model"]["quantization"]}
     config["data"] = {name: value for name, value in config["data"].items() if name not in _PATHS}
     config["training"] = {name: value for name, value in config["training"].items() if name not in _SEEN_NOT_LEARNED}
+    config["training"]["rank_by"] = state.rank_by  # what the adaptive weights really followed
     if config["training"]["method"] != "dpo":
         del config["dpo"]
     config["data"]["strategy"] = state.accepted.dataset.strategy

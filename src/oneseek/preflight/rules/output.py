@@ -46,7 +46,9 @@ def enough_disk(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     needed = 0
     for model in facts.models:
         lora = config.lora_for(model.key)
-        needed += estimate.disk(model, lora_r=lora.r, targets=lora_targets(model, lora.target_modules))
+        targets = lora_targets(model, lora.target_modules)
+        inside = config.training.checkpoint_every is not None
+        needed += estimate.disk(model, lora_r=lora.r, targets=targets, inside_epochs=inside)
     if needed > facts.free_disk_bytes:
         yield Finding(
             severity="warning",
