@@ -1,110 +1,251 @@
-"""Figures of this machine, by `make bench`: start-up, reading rows, training a tiny model.
+"""`make bench`: OneSeek against its goals and its peers, on the machine that it runs on.
 
-Absolute times of shared machines say little; compare figures of one run with each other. Results go to
-bench/results/latest.json.
+Without options it takes about twenty minutes on two cores and writes bench/results/<day>-<machine>.json,
+docs/performance.md and the plots in docs/performance/. With --quick every part is run once and small, in about three
+minutes, and only printed: such figures say that the benchmark works, and nothing else. --into DIRECTORY writes there
+instead.
 """
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import json
-import resource
-import statistics
-import subprocess
-import sys
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from oneseek.datasets.read import read_dataset
-from oneseek.demo.families import MODELS
-from oneseek.demo.make import make_base_model, write_dataset
-from oneseek.engine.create import create
-from oneseek.engine.interface import Assignment
-from oneseek.files.layout import Home
+import experiments
+from compare import OURS, Comparison, Side, gemm, median, say
+from experiments import TRL, Point, Together, Workshop
+from goals import Goal
+from report import Results, page, plot, printed
+from shapes import SMALL, TINY
 
-RUNS = 5
-
-
-def median(measure: Callable[[], float], runs: int = RUNS) -> dict[str, float]:
-    values = [measure() for _ in range(runs)]
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def wall(*command: str) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+REPOSITORY = Path(__file__).resolve().parent.parent
+ELSEWHERE = {
+    "LLaMA-Factory": ("ONESEEK_BENCH_LLAMAFACTORY_PYTHON", "llamafactory_peer.py"),
+    "Unsloth": ("ONESEEK_BENCH_UNSLOTH_PYTHON", "unsloth_peer.py"),
+}
 
 
-def rows_per_cpu_second(path: Path) -> float:
-    began = time.process_time()
-    count = len(read_dataset(path).rows)
-    return count / (time.process_time() - began)
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much is measured. Steps are those of an epoch."""
+
+    rounds: int
+    repeats: int
+    tiny_steps: int
+    small_steps: int
+    small_batch: int
+    dpo_steps: int
+    run_rounds: int
+    run_steps: int
+    overhead_steps: int
+    overhead_batch: int
+    rows: int
+    curve_steps: int
+    curve_points: int
 
 
-def training(home: Home) -> dict[str, float]:
-    """Tokens per second of wall time and of CPU time, one thread, demo model and data; the first epoch warms up."""
-    model = MODELS[0]
-    make_base_model(model, home.models / model.directory)
-    dataset = write_dataset(home)
-    trainer = create(
-        Assignment(
-            engine="torch",
-            key=model.directory,
-            model_path=str(home.models / model.directory),
-            dataset_path=str(dataset),
-            dataset_sha256=hashlib.sha256(dataset.read_bytes()).hexdigest(),
-            format="messages",
-            strategy="chat",
-            validation_split=0.1,
-            max_length=512,
-            directory=str(home.root / "work"),
-            threads=1,
-            seed=1,
-            num_epochs=4,
-            batch_size=8,
-            gradient_accumulation_steps=1,
-            lr_scheduler="linear",
-            warmup_ratio=0.0,
-            max_grad_norm=1.0,
-            weight_decay=0.0,
-            lora_r=16,
-            lora_alpha=32,
-            lora_dropout=0.0,
-            target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        )
-    )
-    prepared = trainer.prepare()
-    trainer.train_epoch(1, [1e-4], (), lambda _: None)
-    began, cpu = time.perf_counter(), time.process_time()
-    for epoch in (2, 3, 4):
-        trainer.train_epoch(epoch, [1e-4] * epoch, (), lambda _: None)
-    tokens = 3 * prepared.training_tokens
-    return {
-        "tokens_per_second": tokens / (time.perf_counter() - began),
-        "tokens_per_cpu_second": tokens / (time.process_time() - cpu),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+FULL = Extent(
+    rounds=3,
+    repeats=5,
+    tiny_steps=8,
+    small_steps=2,
+    small_batch=8,
+    dpo_steps=8,
+    run_rounds=2,
+    run_steps=10,
+    overhead_steps=20,
+    overhead_batch=16,
+    rows=100_000,
+    curve_steps=5,
+    curve_points=5,
+)
+QUICK = Extent(
+    rounds=1,
+    repeats=1,
+    tiny_steps=2,
+    small_steps=2,
+    small_batch=1,
+    dpo_steps=1,
+    run_rounds=1,
+    run_steps=1,
+    overhead_steps=2,
+    overhead_batch=8,
+    rows=10_000,
+    curve_steps=2,
+    curve_points=1,
+)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--into", type=Path, metavar="DIRECTORY")
+    options = parser.parse_args()
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        home = Home(Path(scratch), Path(scratch) / "models")
-        rows = Path(scratch) / "rows.jsonl"
-        turns = [{"role": "user", "content": "When is it open?"}, {"role": "assistant", "content": "At nine."}]
-        rows.write_text("".join(f"{json.dumps({'id': n, 'messages': turns})}\n" for n in range(100_000)))
-        figures = {
-            "help_seconds": median(lambda: wall(sys.executable, "-m", "oneseek", "--help")),
-            "bare_python_seconds": median(lambda: wall(sys.executable, "-c", "pass")),
-            "rows_per_cpu_second": median(lambda: rows_per_cpu_second(rows)),
-            "training": training(home),
-        }
-    results = Path(__file__).parent / "results" / "latest.json"
-    results.parent.mkdir(exist_ok=True)
-    results.write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
+        results = bench(Workshop(Path(scratch)), QUICK if options.quick else FULL)
+    if into := options.into or (None if options.quick else REPOSITORY):
+        write(results, into)
+    print(printed(results))
+    say(f"{(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def bench(shop: Workshop, extent: Extent) -> Results:
+    others, absent = peers_elsewhere()
+    tiny = experiments.sft(shop, TINY, (TRL, *others), threads=2, rounds=extent.rounds, steps=extent.tiny_steps)
+    small = experiments.sft(
+        shop, SMALL, (TRL,), threads=1, rounds=extent.rounds, steps=extent.small_steps, batch=extent.small_batch
+    )
+    dpo = experiments.dpo(shop, threads=2, rounds=extent.rounds, steps=extent.dpo_steps)
+    trios = [experiments.together(shop, steps=extent.run_steps) for _ in range(extent.run_rounds)]
+    two = experiments.pair(shop, steps=extent.run_steps)
+    growing = enumerate((trios[0].alone[0], two, trios[0].together), 1)
+    share, step_seconds = experiments.overhead(shop, steps=extent.overhead_steps, batch=extent.overhead_batch)
+    rows, twice = (experiments.chat_rows(shop, count) for count in (extent.rows, 2 * extent.rows))
+    requests = [experiments.inspect(shop, rows) for _ in range(extent.rounds)]
+    reading = [experiments.read(rows) for _ in range(extent.rounds)]
+    growth = experiments.read(twice)["peak_rss"] / reading[0]["peak_rss"]
+    curves = experiments.curves(shop, steps=extent.curve_steps, points=extent.curve_points)
+    goals = [
+        *training_goals(tiny, faster=3, memory=0.4, share=0.55),
+        *training_goals(small, faster=4, memory=0.25, share=0.8),
+        against(dpo, TRL, "tokens_per_second", "faster than TRL", 5),
+        together_goal(trios),
+        Goal(
+            what="Process start to the end of the first optimiser step, `oneseek.train`, tiny",
+            bound=6,
+            side="at most",
+            values=[experiments.start_up(shop) for _ in range(extent.rounds)],
+            unit="s",
+            stretch=True,
+            note=f"TRL, rows tokenised already: {median(tiny.values(TRL.name, 'started')):.1f} s",
+        ),
+        Goal(
+            what="Overhead of a run: what is no step",
+            bound=0.02,
+            side="at most",
+            values=[share],
+            unit="%",
+            note=f"steps of {step_seconds:.2f} s",
+        ),
+        Goal(
+            what="`oneseek --help`",
+            bound=0.3,
+            side="at most",
+            values=[experiments.help_seconds() for _ in range(extent.repeats)],
+            unit="s",
+        ),
+        *request_goals(requests, extent.rows),
+        Goal(
+            what="Chat rows validated in a CPU-second",
+            bound=100_000,
+            side="at least",
+            values=[found["rows_per_cpu_second"] for found in reading],
+            unit="rows",
+        ),
+        Goal(
+            what="Peak memory of reading twice as many rows",
+            bound=1.05,
+            side="at most",
+            values=[growth],
+            note=f"{2 * extent.rows:,} rows over {extent.rows:,}",
+        ),
+    ]
+    return Results(
+        at=datetime.now(UTC),
+        instructions=gemm(TINY, 1, 64)["instructions"],
+        goals=goals,
+        comparisons=(tiny, small, dpo),
+        other={
+            "together": [asdict(trio) for trio in trios],
+            "two_models": asdict(two),
+            "requests": requests,
+            "reading": reading,
+        },
+        curves={**curves, "models in a run": [Point(n, run.tokens_per_second, run.peak_rss) for n, run in growing]},
+        absent=absent,
+    )
+
+
+def peers_elsewhere() -> tuple[list[Side], list[str]]:
+    """The peers whose environments are named, and a sentence for each that is not."""
+    sides, absent = [], []
+    for name, (variable, script) in ELSEWHERE.items():
+        if python := os.environ.get(variable):
+            sides.append(Side(name, script, python))
+        else:
+            absent.append(f"{name}: {variable} does not name a Python that has it installed")
+    return sides, absent
+
+
+def write(results: Results, into: Path) -> None:
+    raw = into / "bench" / "results" / f"{results.name}.json"
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    raw.write_text(json.dumps(results.as_json(), indent=1) + "\n")
+    plot(results, into / "docs" / "performance")
+    (into / "docs" / "performance.md").write_text(page(results))
+
+
+# -- goals ---------------------------------------------------------------------------------------------------------
+
+
+def training_goals(comparison: Comparison, *, faster: float, memory: float, share: float) -> list[Goal]:
+    return [
+        against(comparison, TRL, "tokens_per_second", "faster than TRL", faster),
+        against(comparison, TRL, "peak_rss", "peak memory over TRL's", memory),
+        Goal(
+            what=f"{comparison.name}, share of the GEMM peak",
+            bound=share,
+            side="at least",
+            values=comparison.gemm_shares(OURS.name),
+            unit="%",
+            stretch=True,
+        ),
+    ]
+
+
+def against(comparison: Comparison, peer: Side, figure: str, words: str, bound: float) -> Goal:
+    return Goal(
+        what=f"{comparison.name}, {words}",
+        bound=bound,
+        side="at most" if figure == "peak_rss" else "at least",
+        values=comparison.ratios(peer.name, figure),
+        note=f"losses differ by {comparison.loss_difference(peer.name):.0e} nats at most",
+    )
+
+
+def together_goal(trios: Sequence[Together]) -> Goal:
+    training = median([trio.training_ratio for trio in trios])
+    return Goal(
+        what="Three models in one run over one after the other",
+        bound=1.6,
+        side="at least",
+        values=[trio.ratio for trio in trios],
+        note=f"whole runs; their epochs alone: {training:.2f} x",
+    )
+
+
+def request_goals(requests: Sequence[dict[str, Any]], rows: int) -> list[Goal]:
+    what = f"Checking a request of three models and {rows:,} chat rows"
+    return [
+        Goal(what=f"{what}: time", bound=4, side="at most", values=[each["seconds"] for each in requests], unit="s"),
+        Goal(
+            what=f"{what}: memory",
+            bound=150,
+            side="at most",
+            values=[each["peak_rss"] / 1e6 for each in requests],
+            unit="MB",
+            note="torch is imported" if any(each["torch_imported"] for each in requests) else "torch is not imported",
+        ),
+    ]
 
 
 if __name__ == "__main__":

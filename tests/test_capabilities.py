@@ -385,6 +385,20 @@ def test_a_healthy_model_is_described_and_usable() -> None:
     assert info.dtypes == {"F32": info.parameters}
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [({"logit_scale": 0.0625}, True), ({"final_logit_softcapping": 30.0}, True), ({"logits_scaling": 1.0}, False)],
+)
+def test_a_model_that_scales_or_caps_its_logits_makes_them_all_itself(
+    tmp_path: Path, setting: dict[str, float], expected: bool
+) -> None:
+    directory = write_model(tmp_path / "m")
+    config = json.loads((directory / "config.json").read_text()) | setting
+    (directory / "config.json").write_text(json.dumps(config))
+
+    assert describe(directory).scaled_logits is expected
+
+
 def test_gpt2s_own_names_for_sizes_are_understood(tmp_path: Path) -> None:
     info = describe(write_model(tmp_path / "m", family="gpt2", layers=3, hidden=8, context=32))
 

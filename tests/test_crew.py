@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -266,6 +267,29 @@ def test_a_frozen_worker_is_killed_and_replaced(town: Town, tmp_path: Path) -> N
 
     assert "no sign of life" in restarted(events)[0].cause
     assert set(finished(events)) == set(KEYS)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP on Windows")
+def test_a_run_that_was_stopped_together_with_its_workers_takes_none_of_them_for_silent(
+    town: Town, tmp_path: Path
+) -> None:
+    town.script("alfa-1b", {"step_seconds": 0.2})
+
+    with crew(town, processes(tmp_path), silence=2, keys=KEYS[:1]) as hired:
+        list(hired.prepare())
+        stops = iter([True])
+
+        def stop_once() -> None:
+            if next(stops, False):
+                os.kill(pid_of(hired, "alfa-1b"), signal.SIGSTOP)
+                time.sleep(3.5)
+                threading.Timer(0.5, os.kill, (pid_of(hired, "alfa-1b"), signal.SIGCONT)).start()
+
+        hired._poll = stop_once
+        events = list(hired.train_epoch(1, rates(1, KEYS[:1]), ()))
+
+    assert restarted(events) == []
+    assert finished(events).keys() == {"alfa-1b"}
 
 
 def test_a_worker_whose_run_is_gone_ends_by_itself(town: Town, tmp_path: Path) -> None:

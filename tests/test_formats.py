@@ -56,13 +56,18 @@ def chat_pair(**fields: object) -> dict[str, Any]:
         (pair(), "preference"),
         (chat_pair(), "preference_chat"),
         (pair(completion="så", text="hur? så"), "preference"),
-        (pair(messages=[]), "messages"),
+        (pair(messages=[]), "preference"),
+        (chat_pair(**chat("user", "assistant"), text="hej"), "preference_chat"),
+        (pair(rejected=None, messages=[]), "messages"),
         (pair(rejected=None, completion="så"), "prompt_completion"),
         (pair(rejected=None), None),
         (pair(prompt=None), None),
-        (pair(chosen=[]), "preference_chat"),
-        (pair(prompt=[], rejected=[]), "preference"),
+        (pair(chosen=[]), "preference"),
+        (pair(prompt=[], rejected=[]), "preference_chat"),
         (pair(chosen=7), "preference"),
+        (pair(prompt={}, chosen=7, rejected=[]), "preference_chat"),
+        (pair(prompt={}, chosen=7, rejected={}), None),
+        (pair(prompt={}, chosen={}, rejected={}, messages=[]), None),
         ({"instruction": "gör", "output": "gjort"}, None),
         ({}, None),
         (["text"], None),
@@ -168,9 +173,7 @@ def test_a_bad_row_is_refused_in_plain_words(row: object, format: Format, words:
         (pair(prompt=" "), "'prompt' is empty"),
         (pair(chosen=""), "'chosen' is empty"),
         (pair(rejected="\n"), "'rejected' is empty"),
-        (pair(chosen=7), "'chosen' is a number, not text"),
-        (pair(prompt=[turn("user")]), "'prompt' is a list, not text"),
-        (pair(rejected=[turn("assistant")]), "'rejected' is a list, not text"),
+        (pair(prompt=7, chosen=8, rejected=9), "'prompt' is a number, not text"),
         (chat_pair(), "'prompt' is a list, not text"),
         (pair(rejected="s\ud800"), "'rejected' holds half of a surrogate pair"),
         (pair(rejected="så"), "'chosen' and 'rejected' are the same"),
@@ -187,8 +190,6 @@ def test_a_bad_preference_of_text_is_refused_in_plain_words(row: object, words: 
     ("row", "words"),
     [
         (pair(), "'prompt' is text, not a list"),
-        (chat_pair(prompt="hur?"), "'prompt' is text, not a list"),
-        (chat_pair(rejected="nej"), "'rejected' is text, not a list"),
         (chat_pair(prompt=[]), "'prompt' is empty"),
         (chat_pair(chosen=[]), "'chosen' is empty"),
         (chat_pair(chosen=[turn("assistant"), turn("gpt")]), "message 2 of 'chosen' has the unknown role 'gpt'"),
@@ -224,6 +225,26 @@ def test_a_bad_preference_of_messages_is_refused_in_plain_words(row: object, wor
 
     assert reason is not None
     assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("row", "kinds"),
+    [
+        (pair(chosen=7), "prompt is text, chosen is a number, rejected is text"),
+        (pair(prompt=[turn("user")]), "prompt is a list, chosen is text, rejected is text"),
+        (chat_pair(prompt="hur?"), "prompt is text, chosen is a list, rejected is a list"),
+        (chat_pair(chosen={}, rejected="nej"), "prompt is a list, chosen is an object, rejected is text"),
+    ],
+)
+@pytest.mark.parametrize("format", ["preference", "preference_chat"])
+def test_a_preference_of_several_kinds_is_refused_with_all_three_of_them(
+    row: object,
+    kinds: str,
+    format: Format,  # noqa: A002
+) -> None:
+    reason = check_row(row, format)
+
+    assert reason == f"{kinds}: all three must be text, or all three lists of messages"
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from oneseek.engine.examples import IGNORED, Example
-from oneseek.engine.forward import Forward, Item, choose_forward, learned, pack, pad
+from oneseek.engine.forward import Forward, Item, choose_forward, learned, pack, pad, sequences
 from oneseek.engine.forward import _other as turned
 from oneseek.engine.head import CHUNK, head_nats
 from oneseek.engine.pairs import Pair
+from oneseek.errors import WorkerFailed
 
 pytestmark = pytest.mark.engine
 
@@ -80,7 +81,7 @@ PAIRS = [pair(20, 11, 7, 0), pair(1, 3, 30, 1), pair(9, 1, 1, 2)]
 
 def padded(made: Any) -> Forward:
     """The model's own way."""
-    return Forward(made, CPU, packed=False, head=None, own_attention=made.config._attn_implementation)
+    return Forward(made, CPU, "padded", head=None, own_attention=made.config._attn_implementation)
 
 
 @pytest.mark.parametrize("items", [EXAMPLES, PAIRS], ids=["examples", "pairs"])
@@ -105,7 +106,7 @@ def test_packed_losses_and_gradients_are_those_of_padded_rows(
 
     way = choose_forward(other, items, CPU)
 
-    assert way.packed
+    assert way.attention == "packed"
     assert way.head is (other.get_output_embeddings() if plain_head else None)
     expected, found = padded(one).nats(items), way.nats(items)
     assert torch.allclose(expected, found, atol=1e-5)
@@ -165,17 +166,51 @@ def test_who_cannot_be_packed_is_found_by_trying_and_padded(
 
     way = choose_forward(made, items, CPU)
 
-    assert not way.packed
+    assert way.attention == "padded"
     assert way.head is (made.get_output_embeddings() if plain_head else None)
     assert made.config._attn_implementation == own
     assert torch.allclose(way.nats(items), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("items", [EXAMPLES, PAIRS], ids=["examples", "pairs"])
+def test_a_model_whose_rows_change_each_other_even_padded_computes_each_by_itself(items: list[Item]) -> None:
+    factors = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 10_000.0}
+    settings = {**SIZES, "pad_token_id": 0, "rope_parameters": factors, "original_max_position_embeddings": 12}
+    made = model("Phi3", **settings)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(4.0 if parameter.ndim == 2 else 1.0)
+    apart = torch.cat([padded(made).nats([each]) for item in items for each in sequences(item)])
+
+    together = padded(made).nats(items)
+
+    way = choose_forward(made, items, CPU)
+
+    assert not torch.allclose(together, apart, atol=1e-2)
+    assert way.attention == "single"
+    assert torch.allclose(way.nats(items), apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("items", [EXAMPLES, PAIRS], ids=["examples", "pairs"])
+def test_a_model_that_sees_what_it_is_asked_for_is_refused(items: list[Item]) -> None:
+    settings = {name: value for name, value in SIZES.items() if name != "num_key_value_heads"}
+    made = transformers.BertLMHeadModel(transformers.BertConfig(**settings))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(4.0 if parameter.ndim == 2 else 1.0)
+
+    with pytest.raises(WorkerFailed) as failed:
+        choose_forward(made, items, CPU)
+
+    assert failed.value.kind == "refused"
+    assert "BertLMHeadModel looks ahead" in failed.value.problem
 
 
 def test_running_out_of_memory_while_trying_is_not_taken_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     nats = Forward.nats
 
     def exhausted(self: Forward, items: list[Item]) -> Tensor:
-        if self.packed:
+        if self.attention == "packed":
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         return nats(self, items)
 
@@ -198,7 +233,7 @@ def test_batches_keep_order_and_budget_and_are_as_large_as_they_may(
     lengths: list[tuple[int, int, int]], budget: int, paired: bool, packed: bool
 ) -> None:
     items: list[Item] = [pair(*each, seed=0) if paired else example(each[0] + 1, 0) for each in lengths]
-    way = Forward(None, CPU, packed=packed, head=None, own_attention="")
+    way = Forward(None, CPU, "packed" if packed else "padded", head=None, own_attention="")
 
     def size(batch: list[Item]) -> int:
         row = pack(batch) if packed else pad(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,10 +17,13 @@ from typing import Any
 import psutil
 import pytest
 from click.testing import CliRunner, Result
+from filelock import FileLock
+from rich.console import Console
 
 import oneseek
 from oneseek import runs
 from oneseek.cli import oneseek as command
+from oneseek.cli.generate import _showing
 from oneseek.config.sources import resolve
 from oneseek.errors import ConfigError, ModelError, OneSeekError, RunError, SelectionError, StorageError, WorkerFailed
 from oneseek.executors import answering, child
@@ -138,13 +142,6 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert time.monotonic() < deadline
 
 
-def test_what_a_model_refuses_arrives_as_an_error_with_a_fix(trained: RunDirectory) -> None:
-    with pytest.raises(ModelError, match=r"tiny-llama: .* reads 256") as refused:
-        list(runs.generate(trained, ["open? " * 300], models=["llama"]))
-
-    assert refused.value.fix == "Ask something shorter."
-
-
 @pytest.mark.parametrize(
     ("kind", "error", "exit_code"),
     [("refused", ModelError, 2), ("fatal", StorageError, 1), ("out_of_memory", WorkerFailed, 1)],
@@ -227,10 +224,22 @@ def test_a_run_that_has_not_ended_is_refused(copy: RunDirectory) -> None:
     journal = copy.journal.read_bytes().splitlines(keepends=True)
     copy.journal.write_bytes(b"".join(journal[:-1]))
 
-    with pytest.raises(RunError, match="no verified adapters yet") as refused:
+    with pytest.raises(RunError, match="is interrupted and has no adapters") as refused:
         runs.generate(copy, PROMPTS)
 
-    assert f"oneseek resume {copy.run_id}" in refused.value.fix
+    assert refused.value.fix == f"Go on with: oneseek resume {os.path.relpath(copy.root)}"
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_run_that_is_not_yet_over_is_waited_for(copy: RunDirectory) -> None:
+    journal = copy.journal.read_bytes().splitlines(keepends=True)
+    copy.journal.write_bytes(b"".join(journal[:-1]))
+    copy.work.mkdir()
+
+    with FileLock(copy.lock), pytest.raises(RunError, match="is training and has no adapters") as refused:
+        runs.generate(copy, PROMPTS)
+
+    assert refused.value.fix == "Ask when it has ended."
 
 
 def flip(path: Path) -> None:
@@ -239,15 +248,34 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
 @pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize(
-    "damage", [flip, Path.unlink, lambda path: path.write_bytes(b"")], ids=["bit", "gone", "empty"]
+    ("damage", "problem"),
+    [
+        (flip, "is not the adapter that was verified."),
+        (Path.unlink, "is gone."),
+        (lambda path: path.write_bytes(b""), "is cut off: "),
+        (cut, "is cut off: "),
+    ],
+    ids=["bit", "gone", "empty", "cut"],
 )
-def test_an_adapter_that_is_not_what_was_verified_is_named(copy: RunDirectory, damage: Callable[[Path], None]) -> None:
-    damage(copy.adapter("tiny-llama") / "adapter_model.safetensors")
+def test_an_adapter_that_is_not_what_was_verified_is_named_once(
+    copy: RunDirectory, damage: Callable[[Path], None], problem: str
+) -> None:
+    file = copy.adapter("tiny-llama") / "adapter_model.safetensors"
+    damage(file)
 
-    with pytest.raises(StorageError, match="adapters/tiny-llama"):
+    with pytest.raises(StorageError) as refused:
         runs.generate(copy, PROMPTS)
+
+    assert refused.value.problem.startswith(f"{file} {problem}")
+    assert refused.value.problem.count(str(file)) == 1
+    assert not refused.value.problem.endswith("..")
+    assert "Download" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("nothing_starts")
@@ -255,10 +283,56 @@ def test_a_base_model_that_is_gone_is_named(trained: RunDirectory, tmp_path: Pat
     model = trained.results.root / "tiny-gpt2"
     model.rename(tmp_path / "elsewhere")
     try:
-        with pytest.raises(ModelError, match="tiny-gpt2 is gone"):
+        with pytest.raises(RunError, match=r"can't be asked: the base model .*tiny-gpt2 is gone"):
             runs.generate(trained, PROMPTS)
     finally:
         (tmp_path / "elsewhere").rename(model)
+
+
+def other_key(path: Path) -> None:
+    path.write_text(path.read_text().replace("{", '{"other": 1, ', 1))
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    ("file", "change", "part"),
+    [
+        ("model.safetensors", flip, "weights"),
+        ("config.json", other_key, "config.json"),
+        ("tokenizer.json", lambda path: path.write_bytes(path.read_bytes() + b" "), "tokenizer"),
+        ("chat_template.jinja", lambda path: path.write_text("{{ messages[0].content }}"), "chat template"),
+    ],
+    ids=["weights", "config", "tokenizer", "template"],
+)
+def test_a_base_model_that_is_another_is_refused_unless_it_is_not_asked(
+    trained: RunDirectory, file: str, change: Callable[[Path], object], part: str
+) -> None:
+    path = trained.results.root / "tiny-llama" / file
+    before = path.read_bytes() if path.exists() else None
+    change(path)
+    try:
+        with pytest.raises(RunError) as refused:
+            runs.generate(trained, PROMPTS)
+        runs.generate(trained, PROMPTS, models=["gpt2"])
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+
+    assert f"of the base model tiny-llama, the {part} changed" in refused.value.problem
+    assert refused.value.fix == "Put back what it was started with, or name other models."
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_prompt_that_is_too_long_for_one_model_is_found_before_any_answers(trained: RunDirectory) -> None:
+    with pytest.raises(ModelError, match=r"^tiny-gpt2, prompt 2 \('open\? .*\): .* reads 256") as refused:
+        runs.generate(trained, ["Open?", "open? " * 300])
+
+    assert refused.value.fix == "Ask something shorter."
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_an_empty_prompt_is_named_by_its_number(trained: RunDirectory) -> None:
+    with pytest.raises(ConfigError, match=r"^Prompt 2 is empty\."):
+        runs.generate(trained, ["Open?", " "])
 
 
 # -- the command ---------------------------------------------------------------------------------------------------
@@ -351,6 +425,37 @@ def test_prompts_come_from_standard_input_too(trained: RunDirectory, asked: list
     say(str(trained.root), "--prompts", "-", given="Öppet?\n".encode())
 
     assert asked[0].prompts == ("Öppet?",)
+
+
+def test_only_a_line_feed_ends_a_prompt(trained: RunDirectory, asked: list[answering.Questions]) -> None:
+    say(str(trained.root), "--prompts", "-", given="a\u2028b\x0c?\r\nc\r\n".encode())
+
+    assert asked[0].prompts == ("a\u2028b\x0c?", "c")
+
+
+def test_a_half_answer_leaves_nothing_on_a_screen_that_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=60, height=8)
+    monkeypatch.setattr("oneseek.cli.generate.terminal", lambda: console)
+
+    with _showing(["Open?"], as_json=False, base=False) as show:
+        show(TokenGenerated(model="tiny", variant="adapter", prompt=0, text="\n".join(f"line {n}" for n in range(30))))
+
+    assert "line 29" not in written.getvalue()
+
+
+def test_a_whole_answer_is_on_the_screen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=60, height=8)
+    monkeypatch.setattr("oneseek.cli.generate.terminal", lambda: console)
+    which: dict[str, Any] = {"model": "tiny", "variant": "adapter", "prompt": 0}
+    text = "\n".join(f"line {n}" for n in range(30))
+
+    with _showing(["Open?"], as_json=False, base=False) as show:
+        show(TokenGenerated(**which, text=text))
+        show(AnswerFinished(**which, text=text, finish_reason="stop", tokens=2, tokens_per_second=1.0))
+
+    assert written.getvalue().count("line 29") == 1
 
 
 def test_a_file_of_prompts_that_is_not_text_is_refused(trained: RunDirectory, tmp_path: Path) -> None:

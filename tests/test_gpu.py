@@ -111,14 +111,14 @@ def test_the_kernel_is_not_asked_for_what_it_does_not_compute(dtype: torch.dtype
 
 def test_a_llama_in_bf16_is_packed_and_its_losses_are_those_of_padded_rows() -> None:
     model = llama()
-    plain = Forward(model, CUDA, packed=False, head=None, own_attention=model.config._attn_implementation)
+    plain = Forward(model, CUDA, "padded", head=None, own_attention=model.config._attn_implementation)
 
     with torch.no_grad():
         padded = torch.cat([plain.nats([one]) for one in EXAMPLES])
         forward = choose_forward(model, EXAMPLES, CUDA)
         packed = forward.nats(EXAMPLES)
 
-    assert forward.packed
+    assert forward.attention == "packed"
     assert forward.head is model.lm_head
     difference = (padded - packed).abs()
     assert difference.mean() < 0.02  # nats; a place counted wrongly makes 0.07 and more

@@ -96,6 +96,54 @@ def test_a_dataset_of_preferences_is_refused_until_the_method_fits_it(home: Path
     assert allowed == ()
 
 
+@pytest.mark.parametrize("pair", [CHAT, PLAIN], ids=["messages", "text"])
+def test_messages_beside_a_preference_change_nothing(home: Path, pair: dict[str, Any]) -> None:
+    bare = [numbered(pair, number) for number in range(10)]
+    model = "chatty-1b" if pair is CHAT else "plain-1b"
+
+    facts, findings = judged(home, [{"messages": CHAT["prompt"], **row} for row in bare], model, "dpo")
+    _, (refused,) = judged(home, [{"messages": CHAT["prompt"], **row} for row in bare], model, "sft")
+
+    assert findings == ()
+    assert facts.dataset is not None
+    assert list(facts.dataset.rows) == bare
+    assert refused.rule == "dataset-fits-method"
+    assert refused.fix.startswith("Set training.method: dpo, or keep only `messages`")
+
+
+def test_a_first_row_with_a_field_of_another_kind_is_the_only_one_refused(home: Path) -> None:
+    rows = [{**CHAT, "chosen": "Klockan nio."}, *(numbered(CHAT, number) for number in range(10))]
+
+    facts, (finding,) = judged(home, rows, "chatty-1b", "dpo")
+
+    assert finding.problem.splitlines()[1:] == [
+        "line 1: prompt is a list, chosen is text, rejected is a list: all three must be text, or all three lists of "
+        "messages"
+    ]
+    assert facts.dataset is not None
+    assert len(facts.dataset.rows) == 10
+
+
+def test_a_first_row_of_no_usable_kind_does_not_decide_the_format(home: Path) -> None:
+    rows = [{"prompt": {}, "chosen": 1, "rejected": {}}, *(numbered(CHAT, number) for number in range(10))]
+
+    facts, (finding,) = judged(home, rows, "chatty-1b", "dpo")
+
+    assert finding.problem.splitlines()[1].startswith("line 1: ")
+    assert facts.dataset is not None
+    assert facts.dataset.format == "preference_chat"
+    assert len(facts.dataset.rows) == 10
+
+
+def test_a_file_of_text_prompts_with_lists_of_answers_is_one_finding_that_names_the_kinds(home: Path) -> None:
+    rows = [{**numbered(CHAT, number), "prompt": "Hej!", "messages": CHAT["prompt"]} for number in range(10)]
+
+    _, (finding,) = judged(home, rows, "chatty-1b", "dpo")
+
+    assert finding.rule == "dataset-rows-are-good"
+    assert finding.problem.splitlines()[1].startswith("line 1: prompt is text, chosen is a list, rejected is a list:")
+
+
 def test_preferences_of_messages_need_a_model_with_a_template(home: Path) -> None:
     _, findings = judged(home, [numbered(CHAT, number) for number in range(10)], "plain-1b", "dpo")
 

@@ -280,8 +280,7 @@ def test_preferences_without_dpo_are_refused_with_both_fixes(form: Format) -> No
     assert "`prompt`, `chosen` and `rejected`" in finding.problem
     assert "training.method is 'sft'" in finding.problem
     assert finding.fix == (
-        "Set training.method: dpo, or give a dataset whose rows have `messages`, or `text`, or `prompt` and "
-        "`completion`."
+        "Set training.method: dpo, or keep only `messages`, or `text`, or `prompt` and `completion` in the rows."
     )
 
 
@@ -297,7 +296,12 @@ def test_dpo_without_preferences_is_refused_with_both_fixes(form: Format) -> Non
 
 def test_a_method_that_could_not_be_taken_is_not_judged_by_the_dataset() -> None:
     config, problems = parse(
-        {"model": {"base_models": ["llama"]}, "data": {"dataset": "x"}, "training": {"method": ""}}
+        {
+            "model": {"base_models": ["llama"]},
+            "data": {"dataset": "x"},
+            "training": {"method": ""},
+            "dpo": {"beta": 0.3},
+        }
     )
 
     assert ids(check(config, facts(dataset=dataset("preference"), config_problems=problems))) == ["settings-are-valid"]
@@ -452,6 +456,27 @@ def test_token_ids_are_not_judged_where_the_embedding_is_not_known() -> None:
     assert check(config_for(), facts(odd)) == ()
 
 
+def test_every_changed_setting_of_dpo_is_a_warning_without_it() -> None:
+    findings = check(config_for(dpo={"beta": 0.3, "loss": "ipo", "label_smoothing": 0}), facts())
+
+    assert [(finding.rule, finding.severity, finding.field) for finding in findings] == [
+        ("dpo-settings-are-read", "warning", "dpo.beta"),
+        ("dpo-settings-are-read", "warning", "dpo.loss"),
+    ]
+    assert findings[0].problem == "dpo.beta is 0.3, but training.method is 'sft', which does not read it."
+    assert findings[0].fix == "Set training.method: dpo, or remove dpo.beta."
+
+
+def test_settings_of_dpo_that_are_the_default_are_allowed_without_it() -> None:
+    assert check(config_for(dpo={"beta": 0.1, "loss": "sigmoid", "label_smoothing": 0}), facts()) == ()
+
+
+def test_changed_settings_of_dpo_are_allowed_with_it() -> None:
+    config = config_for(training={"method": "dpo"}, dpo={"beta": 0.3, "label_smoothing": 0.1})
+
+    assert check(config, facts(dataset=dataset("preference"))) == ()
+
+
 @pytest.mark.parametrize("targets", ["auto", "all-linear", ["c_attn"]])
 def test_targets_that_a_model_has_are_allowed(targets: Any) -> None:
     assert check(config_for(lora={"target_modules": targets}), facts(gpt2(chat=True))) == ()
@@ -505,6 +530,18 @@ def test_rows_that_are_all_the_same_cannot_be_split() -> None:
 
     assert (finding.rule, finding.severity) == ("split-possible", "error")
     assert "20 usable row(s), 1 of them different" in finding.problem
+
+
+def test_rows_that_are_all_refused_are_not_said_to_be_too_few_as_well() -> None:
+    findings = check(config_for(), facts(dataset=dataset(rows=0, bad=3)))
+
+    assert ids(findings) == ["dataset-rows-are-good"]
+
+
+def test_one_usable_row_among_refused_ones_cannot_be_split() -> None:
+    findings = check(config_for(), facts(dataset=dataset(rows=1, bad=3)))
+
+    assert ids(findings) == ["dataset-rows-are-good", "split-possible", "enough-examples"]
 
 
 def test_a_validation_side_far_from_the_share_that_was_asked_for_is_a_warning() -> None:

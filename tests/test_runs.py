@@ -287,7 +287,7 @@ def test_the_recipe_does_not_hold_what_changes_no_weight(town: Town, settings: d
         ("confidence_auto_stop__threshold", 0.5),
     ],
 )
-def test_what_a_weight_follows_from_makes_another_recipe(town: Town, setting: str, value: object) -> None:
+def test_what_a_weight_follows_from_makes_another_recipe(town: Town, setting: str, value: Any) -> None:
     _, as_it_is = town.train()
     _, changed = town.train(**{setting: value})
 

@@ -295,14 +295,18 @@ def test_recomputed_activations_change_no_bit_of_the_training(
     assert calls_twice > calls_once
 
 
-def test_a_sample_prompt_that_cannot_be_put_to_the_model_is_refused_before_training(
+def test_of_a_sample_prompt_that_cannot_be_put_to_the_model_the_reason_is_recorded_and_training_goes_on(
     bases: dict[Family, Path], rows: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(WorkerFailed) as failed:
-        prepared(bases["llama"], rows, tmp_path, sample_prompts=("word " * 300,))
+    asked = prepared(bases["llama"], rows, tmp_path / "asked", sample_prompts=("word " * 300, "When?"), sample_tokens=4)
+    plain = prepared(bases["llama"], rows, tmp_path / "plain").train_epoch(1, [RATE], (), ignore)
 
-    assert failed.value.kind == "refused"
-    assert "256" in failed.value.problem
+    result = asked.train_epoch(1, [RATE], (), ignore)
+
+    assert result.samples[0].startswith("[not asked: ")
+    assert "256" in result.samples[0]
+    assert not result.samples[1].startswith("[")
+    assert result.checkpoint == plain.checkpoint
 
 
 def test_the_training_loss_of_an_epoch_weighs_every_token_alike(
@@ -327,13 +331,20 @@ def test_a_step_without_a_learned_token_changes_no_weight_and_counts(
     trainer.objective = replace(cast("Any", trainer.objective), training=[*mute, *trainer.objective.training[2:4]])
     trainer._steps = 2
     monkeypatch.setattr("oneseek.engine.trainer.row_order", lambda seed, epoch, count: range(count))
-    snapshots: list[dict[str, Tensor]] = []
     initial = adapter_state(trainer.model)
+    trainer._enter((RATE,), anew=True)
 
-    trainer.train_epoch(1, [RATE], (), lambda _: snapshots.append(adapter_state(trainer.model)))
+    steps = [trainer._step(1, 0, RATE)]
+    after_the_first = adapter_state(trainer.model)
+    steps.append(trainer._step(1, 1, RATE))
+    reports: list[Any] = []
+    trainer.train_epoch(1, [RATE], (), reports.append)
 
-    assert all(torch.equal(initial[name], snapshots[0][name]) for name in initial)
-    assert not all(torch.equal(initial[name], snapshots[1][name]) for name in initial)
+    assert (steps[0].units, steps[0].tokens) == (0, 0)
+    assert steps[1].units > 0
+    assert all(torch.equal(initial[name], after_the_first[name]) for name in initial)
+    assert not all(torch.equal(initial[name], value) for name, value in adapter_state(trainer.model).items())
+    assert [report.step for report in reports] == [2]  # where nothing is learned there is no loss to report
 
 
 def test_every_epoch_has_its_own_order_of_the_same_rows(bases: dict[Family, Path], rows: Path, tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def memory_of(info: ModelInfo, config: TrainingConfig, tokens: int, *, checkpoin
         threads=config.execution.threads or 1,
         quantization=config.model.quantization,
         checkpointing=checkpointing,
+        own_head=info.scaled_logits,
     )
 
 

@@ -81,9 +81,10 @@ def generate(
 
 def _lines(file: IO[bytes]) -> list[str]:
     try:
-        return [line for line in file.read().decode("utf-8-sig").splitlines() if line.strip()]
+        lines = file.read().decode("utf-8-sig").split("\n")  # a prompt may hold what else ends a line in Unicode
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file.name} is not UTF-8 at byte {error.start}.", "Save it as UTF-8 text.") from error
+    return [line.rstrip("\r") for line in lines if line.strip()]
 
 
 @contextmanager
@@ -96,7 +97,10 @@ def _showing(prompts: list[str], *, as_json: bool, base: bool) -> Iterator[Calla
         yield _Blocks(console, prompts)
     else:
         with Live(Text("Loading the first model …"), console=console, refresh_per_second=8, transient=True) as live:
-            yield _Columns(live, prompts, ("base", "adapter") if base else ("adapter",))
+            try:
+                yield _Columns(live, prompts, ("base", "adapter") if base else ("adapter",))
+            finally:
+                live.update(Text())  # its end shows all, and can't take back what is taller than the screen
 
 
 class _Blocks:
@@ -138,7 +142,7 @@ class _Columns:
         if len(self._ended) < len(self._variants):
             self._live.update(table)
             return
-        self._live.update(Text("…"))
+        self._live.update(Text("…"), refresh=True)  # what has grown goes before the whole is printed
         self._live.console.print(table)
         self._begin()
 

@@ -114,6 +114,7 @@ def _in_words(computed: Computed) -> str:
     rows = {
         "packed": "rows packed side by side, attention per example",
         "padded": "rows padded to the longest, as the model does not allow packing",
+        "single": "each row by itself, as the model lets rows change each other",
     }
     head = {"chunked": "head in chunks, at learned tokens only", "own": "the model's own head"}
     return f"{rows[computed.attention]}; {head[computed.head]}"

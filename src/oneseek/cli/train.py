@@ -13,10 +13,11 @@ import click
 from oneseek import runs
 from oneseek.api import home
 from oneseek.cli import options
-from oneseek.cli.watching import how_to_go_on, watching
+from oneseek.cli.watching import watching
 from oneseek.config.schema import LiveLeaderboardSection
 from oneseek.config.sources import resolve
 from oneseek.runs import Recorder, Watch
+from oneseek.runs.resume import how_to_go_on
 
 
 @click.command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from oneseek.events.wire import leaderboard, overfits, wire
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.record import Record
 from oneseek.runs import Result
+from oneseek.runs.resume import how_to_go_on
 
 _METRICS = {"bits_per_byte": "bits/byte", "val_loss": "validation loss"}
 
@@ -256,11 +256,6 @@ def concluded(result: Result, state: RunState) -> Iterator[Text]:
     yield Text(f"{result.run_id} is {result.status}: {result.certified_dir}")
     if result.status in ("stopped", "interrupted", "failed"):
         yield Text(how_to_go_on(RunDirectory(Path(result.certified_dir))))
-
-
-def how_to_go_on(directory: RunDirectory) -> str:
-    """The command that takes a run up again, wherever its directory is."""
-    return f"Go on with: oneseek resume {os.path.relpath(directory.root)}"
 
 
 def _number(value: float | None, form: str) -> str:

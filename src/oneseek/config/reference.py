@@ -17,7 +17,8 @@ END = "<!-- end of generated: settings -->"
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """One field of the schema. `field` is its dotted path; `recommended` is a closed range in `unit`."""
+    """One field of the schema. `field` is its dotted path; `recommended` is a closed range in `unit`, which
+    says of a list what it holds."""
 
     field: str
     kind: Literal["whole number", "number", "switch", "choice", "text", "names"]
@@ -43,7 +44,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             case "text":
                 return "a text (in quotes where it looks like a number)"
             case "names":
-                return " or ".join([*(f"'{choice}'" for choice in self.choices), "a list of names"])
+                return " or ".join([*(f"'{choice}'" for choice in self.choices), f"a list of {self.unit or 'names'}"])
 
     def _recommendation(self) -> str:
         return f" (recommended {self.recommended_range})" if self.recommended else ""
@@ -202,7 +203,7 @@ def _in_schema_order(section: str, names: frozenset[str]) -> list[str]:
 
 def _row(setting: Setting) -> str:
     words = msgspec.structs.replace(setting, recommended=None).expects.partition(" (")[0]
-    recommended = f"{setting.recommended_range} {setting.unit}".strip()
+    recommended = f"{setting.recommended_range} {setting.unit}".strip() if setting.recommended else ""
     name = setting.field.rpartition(".")[2]
     text = setting.text.replace("|", "\\|").replace("\n", " ")
     return f"| `{name}` | {words} | {_default(setting)} | {recommended} | {text} |"

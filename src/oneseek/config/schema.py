@@ -148,7 +148,7 @@ class TrainingSection(Section):
     checkpoint_every: Annotated[int, Field(gt=0, le=1_000_000_000)] | None = None
     """Optimiser steps between checkpoints inside an epoch, besides the one at its end. Default: none inside."""
 
-    sample_prompts: tuple[Text, ...] = ()
+    sample_prompts: Annotated[tuple[Text, ...], Field(json_schema_extra={"unit": "texts"})] = ()
     """Prompts that every model answers after each epoch; the answers are recorded. A list, or one text."""
 
     sample_tokens: Annotated[int, Field(gt=0, le=100_000), _recommended(16, 512, "tokens")] = 64

@@ -32,12 +32,13 @@ METHOD_OF: Final[Mapping[Format, Method]] = {
     "preference_chat": "dpo",
 }
 
-# In the order in which they are looked for: exports of chats often carry a rendered `text` beside their `messages`.
-# Preferences come as text or as messages, in the same fields; `chosen` tells which.
+# In the order in which they are looked for: exports of preferences often carry a whole chat as `messages` beside their
+# three fields, and exports of chats a rendered `text` beside their `messages`. Preferences come as text or as messages,
+# in the same fields; their values tell which.
 FIELDS_OF: Final[Mapping[Format, tuple[str, ...]]] = {
-    "messages": ("messages",),
     "preference": ("prompt", "chosen", "rejected"),
     "preference_chat": ("prompt", "chosen", "rejected"),
+    "messages": ("messages",),
     "prompt_completion": ("prompt", "completion"),
     "text": ("text",),
 }
@@ -58,13 +59,13 @@ _DEEPEST: Final = 32  # levels of lists and objects in tool_calls; far above any
 
 
 def detect(row: object) -> Format | None:
-    """The format that a row's fields have, whatever else is in them. A field that is null counts as absent."""
+    """The format that a row's fields have, whatever else is in it. A field that is null counts as absent."""
     if not isinstance(row, dict):
         return None
     found: Format | None = next(
         (name for name, fields in FIELDS_OF.items() if all(row.get(field) is not None for field in fields)), None
     )
-    return "preference_chat" if found == "preference" and isinstance(row["chosen"], list) else found
+    return _preference_of(row) if found == "preference" else found
 
 
 def check_row(row: object, format: Format) -> str | None:  # noqa: A002
@@ -77,6 +78,8 @@ def check_row(row: object, format: Format) -> str | None:  # noqa: A002
         if own is not None:
             return f"the row's format is {own}, the dataset's is {format}"
         return f"field '{missing}' is {'null' if missing in row else 'missing'}"
+    if METHOD_OF[format] == "dpo" and (reason := _check_same_kind(row)):
+        return reason
     check = _check_messages if STRATEGY_OF[format] == "chat" else _check_text
     reason = next((reason for field in FIELDS_OF[format] if (reason := check(row[field], f"'{field}'"))), None)
     return reason or _check_whole(row, format)
@@ -95,6 +98,15 @@ def row_digest(row: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(_canonical(row)).digest()
 
 
+def _preference_of(row: Mapping[str, Any]) -> Format | None:
+    """What most of the three fields hold, so that a stray one misleads no other row; None where none is of any use."""
+    values = [row[field] for field in FIELDS_OF["preference"]]
+    texts, lists = (sum(isinstance(value, kind) for value in values) for kind in (str, list))
+    if not texts and not lists:
+        return None
+    return "preference_chat" if lists > texts else "preference"
+
+
 def _canonical(value: object) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
@@ -107,6 +119,15 @@ def _check_whole(row: Mapping[str, Any], format: Format) -> str | None:  # noqa:
         return None
     reason = _check_prompt_and_answers(row) if format == "preference_chat" else None
     return reason or _check_difference(normalise_row(row, format))
+
+
+def _check_same_kind(row: Mapping[str, Any]) -> str | None:
+    """Looked at before the fields one by one: where they differ, none of them is more at fault than the others."""
+    kinds = {field: _kind(row[field]) for field in FIELDS_OF["preference"]}
+    if len(set(kinds.values())) == 1:
+        return None
+    listed = ", ".join(f"{field} is {kind}" for field, kind in kinds.items())
+    return f"{listed}: all three must be text, or all three lists of messages"
 
 
 def _check_messages(messages: object, where: str) -> str | None:

@@ -14,7 +14,7 @@ from oneseek.engine.out_of_memory import is_out_of_memory
 from oneseek.engine.quantization import Quantization, loading_options, multiply_whole
 from oneseek.errors import WorkerFailed
 
-_INSTALL = "Run pip install 'oneseek[quantization]', or remove model.quantization."
+_INSTALL = "Run pip install 'oneseek[quantization]'."
 
 
 def load_base_model(path: Path, dtype: torch.dtype, quantization: Quantization | None = None) -> nn.Module:

@@ -29,7 +29,7 @@ _STEPS_KEPT = 2  # the newest inside an epoch, and the one before, should that b
 @dataclass(frozen=True)
 class Step:
     """An optimiser step. `loss` is the mean over `units` (learned tokens, or pairs), in nats; where nothing is learned
-    both are 0. `gradient_norm` is the L2 norm before clipping."""
+    all is 0, and nothing is reported. `tokens` are those computed, `gradient_norm` is the L2 norm before clipping."""
 
     loss: float
     units: int
@@ -147,17 +147,18 @@ class EpochTrainer(ABC):
             factor = schedule_factor((epoch - 1) * self._steps + index, total, warmup, a.lr_scheduler)
             step = self._step(epoch, index, rates[-1] * factor)
             sums, all_tokens = sums.plus(step), all_tokens + step.tokens
-            report(
-                Progress(
-                    epoch=epoch,
-                    step=index + 1,
-                    steps=self._steps,
-                    loss=step.loss,
-                    learning_rate=rates[-1] * factor,
-                    gradient_norm=step.gradient_norm,
-                    tokens_per_second=step.tokens / (time.perf_counter() - began),
+            if step.units:
+                report(
+                    Progress(
+                        epoch=epoch,
+                        step=index + 1,
+                        steps=self._steps,
+                        loss=step.loss,
+                        learning_rate=rates[-1] * factor,
+                        gradient_norm=step.gradient_norm,
+                        tokens_per_second=step.tokens / (time.perf_counter() - began),
+                    )
                 )
-            )
             if a.checkpoint_every and (index + 1) % a.checkpoint_every == 0 and index + 1 < self._steps:
                 self._write(Position(epoch - 1, index + 1), rates, sums)
                 checkpoint.prune_steps(self.directory, _STEPS_KEPT)

@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,13 +28,14 @@ from oneseek.engine.head import head_nats
 from oneseek.engine.interface import Computed
 from oneseek.engine.out_of_memory import is_out_of_memory
 from oneseek.engine.pairs import Pair
+from oneseek.errors import WorkerFailed
 
 Item = Example | Pair
 T = TypeVar("T", bound=Item)
 
 PACKED = "oneseek_packed"
-# Nats on the mean: another order of summing makes 3e-7 in fp32 and up to 9e-3 in bf16; positions that run on from one
-# example into the next made 0.07 and more.
+# Nats on the mean over an item: another order of summing makes 3e-7 in fp32 and up to 9e-3 in bf16; positions that run
+# on from one example into the next made 0.07 and more.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 _WHAT_MODELS_RAISE = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -62,25 +63,33 @@ class Forward:
 
     model: Any
     device: torch.device
-    packed: bool
+    attention: Literal["packed", "padded", "single"]
     head: nn.Linear | None
     own_attention: str
 
     @property
     def computed(self) -> Computed:
         """The same in words."""
-        return Computed(attention="packed" if self.packed else "padded", head="own" if self.head is None else "chunked")
+        return Computed(attention=self.attention, head="own" if self.head is None else "chunked")
 
     def nats(self, items: Sequence[Item]) -> Tensor:
         """Cross-entropy in nats, fp32, of every learned token given the tokens before it: (learned,), item by item, the
         chosen answer of a pair before the rejected one."""
-        row = pack(items) if self.packed else pad(items)
+        match self.attention:
+            case "packed":
+                return self._nats_of(pack(items))
+            case "padded":
+                return self._nats_of(pad(items))
+            case "single":
+                return torch.cat([self._nats_of(pad([each])) for item in items for each in sequences(item)])
+
+    def _nats_of(self, row: Row) -> Tensor:
         ids, places, targets, predictors = (
             torch.from_numpy(part).to(self.device) for part in (row.ids, row.places, row.targets, row.predictors)
         )
         # A mask, or a cache, would make transformers join what is kept apart in a packed row.
         inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False, "attention_mask": None}
-        if self.packed:
+        if row.segments:
             _attending.row = row
             inputs["position_ids"] = places
         else:
@@ -88,7 +97,7 @@ class Forward:
         if self.head is not None:
             hidden = self.model.base_model(**inputs)[0].flatten(0, 1)[predictors]  # (learned, width)
             return head_nats(hidden, self.head.weight, self.head.bias, targets)
-        if self.packed and "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+        if len(ids) == 1 and "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             logits = self.model(**inputs, logits_to_keep=predictors).logits[0]  # (learned, vocab)
         else:
             logits = self.model(**inputs).logits.flatten(0, 1)[predictors]
@@ -103,11 +112,11 @@ class Forward:
             lengths = [len(sequence.input_ids) for sequence in sequences(item)]
             longest = max(longest, *lengths)
             count += len(lengths)
-            size = size + tokens(item) if self.packed else longest * count
+            size = longest * count if self.attention == "padded" else size + tokens(item)
             if batch and size > token_budget:
                 yield batch
                 batch, longest, count = [], max(lengths), len(lengths)
-                size = tokens(item) if self.packed else longest * count
+                size = longest * count if self.attention == "padded" else tokens(item)
             batch.append(item)
         if batch:
             yield batch
@@ -195,29 +204,61 @@ def _joined(parts: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 @torch.no_grad()
 def choose_forward(model: Any, items: Sequence[Item], device: torch.device) -> Forward:
-    """The quickest way that gives this model the losses of its own way; the model is left with that attention.
+    """The quickest way that gives this model the losses that each sequence has by itself, with the model's own head and
+    attention; the model is left with that attention.
 
-    Tried on the longest item and two others: their losses must be those of each alone, padded and with the model's own
-    head; and packed, those of the others must be the same bits when the longest is replaced.
+    Tried on the longest item, the shortest and three between; packed, the losses of the others must be the same bits
+    when the longest is replaced. The model must still have the attention that transformers chose for it.
 
-    items: what the model will be trained on, at least one with a learned token.
+    items: what the model will be trained and evaluated on, at least one with a learned token.
+
+    Raises:
+        WorkerFailed: an earlier token's loss depends on a later token; such a model would see what it is asked for.
     """
     by_length = sorted((item for item in items if learned([item])), key=lambda item: -tokens(item))
-    probes = [by_length[0], by_length[-1], by_length[len(by_length) // 2]]
-    plain = Forward(model, device, packed=False, head=None, own_attention=model.config._attn_implementation)
+    last = len(by_length) - 1
+    probes = [_probe(by_length[last * quarter // 4]) for quarter in range(5)]
+    plain = Forward(model, device, "single", head=None, own_attention=model.config._attn_implementation)
     was_training = model.training
     model.eval()
-    alone = torch.cat([plain.nats([probe]) for probe in probes])
-    heads = [head, None] if (head := _last_layer(plain, probes[1])) is not None else [None]
-    found = plain
-    for packed, own_head in product((True, False), heads):
-        way = replace(plain, packed=packed, head=own_head)
-        model.set_attn_implementation(PACKED if packed else plain.own_attention)
+    alone = plain.nats(probes)
+    _require_causal(plain, probes[2])
+    head = _last_layer(plain, probes[-1])
+    ways: Iterator[tuple[Literal["packed", "padded", "single"], nn.Linear | None]]
+    ways = product(("packed", "padded", "single"), [None] if head is None else [head, None])
+    for attention, own_head in ways:
+        way = replace(plain, attention=attention, head=own_head)
+        model.set_attn_implementation(PACKED if attention == "packed" else plain.own_attention)
         if way == plain or _agrees(way, probes, alone):
-            found = way
             break
     model.train(was_training)
-    return found
+    return way
+
+
+_LEARNED_IN_A_PROBE = 128  # tokens; more would take more memory than a step does
+
+
+def _probe(item: Item) -> Item:
+    """The item, of which only the last learned tokens count."""
+    if isinstance(item, Pair):
+        return replace(item, chosen=_probe(item.chosen), rejected=_probe(item.rejected))  # type: ignore[arg-type]
+    places = np.flatnonzero(item.labels != IGNORED)[:-_LEARNED_IN_A_PROBE]
+    labels = item.labels.copy()
+    labels[places] = IGNORED
+    return replace(item, labels=labels)
+
+
+def _require_causal(plain: Forward, item: Item) -> None:
+    sequence = sequences(item)[0]
+    other = replace(sequence, input_ids=np.append(sequence.input_ids[:-1], sequence.input_ids[0]))
+    earlier = int((sequence.labels[:-1] != IGNORED).sum())
+    difference = (plain.nats([sequence]) - plain.nats([other]))[:earlier].abs()
+    if len(difference) and float(difference.max()) > _TOLERANCE[plain.model.dtype]:
+        raise WorkerFailed(
+            "refused",
+            f"{type(plain.model).__name__} looks ahead: a token's loss depends on the tokens after it.",
+            "Select a causal language model; encoders and models of other kinds can't be trained to answer.",
+        )
 
 
 def _last_layer(plain: Forward, probe: Item) -> nn.Linear | None:
@@ -247,10 +288,13 @@ def _last_layer(plain: Forward, probe: Item) -> nn.Linear | None:
 def _agrees(way: Forward, probes: Sequence[Item], alone: Tensor) -> bool:
     try:
         together = way.nats(probes)
-        if not (alone - together).abs().mean() < _TOLERANCE[way.model.dtype]:
+        apart = torch.split((alone - together).abs(), [learned([probe]) for probe in probes])
+        if not all(part.mean() < _TOLERANCE[way.model.dtype] for part in apart):
             return False
         first = learned(probes[:1])
-        return not way.packed or torch.equal(together[first:], way.nats([_other(probes[0]), *probes[1:]])[first:])
+        return way.attention != "packed" or torch.equal(
+            together[first:], way.nats([_other(probes[0]), *probes[1:]])[first:]
+        )
     except _WHAT_MODELS_RAISE as error:  # a way that it can't be computed is a no, whatever it says
         if is_out_of_memory(error):
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,19 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
-from oneseek.chat.template import ChatTemplate
 from oneseek.engine.base_model import load_base_model
-from oneseek.engine.examples import load_tokenizer
 from oneseek.engine.lora import attach, load_adapter_state
 from oneseek.engine.out_of_memory import is_out_of_memory
-from oneseek.errors import DatasetError, ModelError, WorkerFailed
-from oneseek.registry.discover import describe
+from oneseek.engine.speaker import Speaker, speaker_for
+from oneseek.errors import WorkerFailed
+
+__all__ = ["Answer", "Sampling", "Speaker", "answer", "answers", "load_with_adapter", "speaker_for", "speaking"]
 
 _HALF = "\ufffd"  # what bytes that are no whole character are decoded to
-_MARK = "oneseek"  # stands for an answer where a template shows how it ends one
 
 
 @dataclass(frozen=True)
@@ -47,95 +46,6 @@ class Answer:
     finish_reason: Literal["stop", "length"]
     tokens: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Speaker:
-    """How a model is spoken to: through its chat template, or (`template` None) in plain text.
-
-    `ends` are the tokens that end an answer. `context_length`, in tokens, is None where the model states none.
-    """
-
-    name: str
-    tokenizer: Tokenizer
-    template: ChatTemplate | None
-    special_tokens: Mapping[str, str]
-    ends: frozenset[int]
-    context_length: int | None
-
-    def encode(self, prompt: str, system: str | None = None) -> tuple[int, ...]:
-        """A prompt as the model meets it in training, up to where its answer begins.
-
-        system: what is said before it; only with a chat template.
-
-        Raises:
-            WorkerFailed: the template does not take it, it is empty, or it leaves no room for an answer.
-        """
-        ids = self._plain(prompt) if self.template is None else self._chat(self.template, prompt, system)
-        if not ids:
-            raise WorkerFailed("refused", f"There is nothing in a prompt for {self.name} to go on from.", _ASK)
-        if self.context_length and len(ids) >= self.context_length:
-            raise WorkerFailed(
-                "refused",
-                f"A prompt has {len(ids)} tokens; {self.name} reads {self.context_length} and must answer in them.",
-                "Ask something shorter.",
-            )
-        return ids
-
-    def _chat(self, template: ChatTemplate, prompt: str, system: str | None) -> tuple[int, ...]:
-        said = [{"role": "system", "content": system}] if system is not None else []
-        messages = [*said, {"role": "user", "content": prompt}]
-        try:
-            text = template.render(messages, add_generation_prompt=True)
-        except (DatasetError, ModelError) as error:
-            fix = "Ask without a system message, or select another model." if said else "Select another model."
-            raise WorkerFailed("refused", f"{self.name}: {error.problem}", fix) from error
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def _plain(self, prompt: str) -> tuple[int, ...]:
-        """As plain text is learned, but for an EOS that the tokenizer may put after it."""
-        encoding = self.tokenizer.encode(prompt)
-        added = encoding.special_tokens_mask
-        end = len(added)
-        while end > 1 and added[end - 1]:
-            end -= 1
-        return (*self._leading(encoding), *encoding.ids[:end])
-
-    def _leading(self, encoding: Encoding) -> tuple[int, ...]:
-        """BOS, else EOS, where the tokenizer itself puts nothing before the text."""
-        if encoding.special_tokens_mask[:1] == [1]:
-            return ()
-        names = (self.special_tokens.get(name) for name in ("bos_token", "eos_token"))
-        found = (self.tokenizer.token_to_id(name) for name in names if name)
-        return next(((token,) for token in found if token is not None), ())
-
-
-_ASK = "Write a prompt of at least one letter."
-
-
-def speaker_for(model_path: Path, strategy: Literal["chat", "standard"]) -> Speaker:
-    """How the model of a directory is spoken to.
-
-    Raises:
-        WorkerFailed: it has no tokenizer.json, or no chat template where one is needed.
-    """
-    info = describe(model_path)
-    tokenizer = load_tokenizer(model_path)
-    template = None
-    if strategy == "chat":
-        if info.chat_template is None:
-            raise WorkerFailed("refused", f"{info.display_name} has no chat template.", "Select a model that has one.")
-        template = ChatTemplate(info.chat_template, info.special_tokens)
-    eos = tokenizer.token_to_id(info.special_tokens.get("eos_token", ""))
-    end_of_turn = _end_of_turn(template, tokenizer) if template else None
-    return Speaker(
-        name=info.display_name,
-        tokenizer=tokenizer,
-        template=template,
-        special_tokens=info.special_tokens,
-        ends=frozenset(token for token in (eos, end_of_turn) if token is not None),
-        context_length=info.context_length,
-    )
 
 
 def load_with_adapter(
@@ -204,14 +114,17 @@ def answer(
 
 
 def answers(model: Any, speaker: Speaker, prompts: Sequence[str], max_new_tokens: int) -> tuple[str, ...]:
-    """What a model in training says to each prompt, by its likeliest tokens. It leaves no trace in the training.
-
-    Raises:
-        WorkerFailed: as `Speaker.encode` and `answer`.
-    """
+    """What a model in training says to each prompt, by its likeliest tokens. It leaves no trace in the training: of a
+    prompt that can't be put to this model, the answer is why not."""
     with speaking(model):
-        sampling = Sampling(max_new_tokens)
-        return tuple(answer(model, speaker, speaker.encode(prompt), sampling).text for prompt in prompts)
+        return tuple(_answer_or_reason(model, speaker, prompt, Sampling(max_new_tokens)) for prompt in prompts)
+
+
+def _answer_or_reason(model: Any, speaker: Speaker, prompt: str, sampling: Sampling) -> str:
+    try:
+        return answer(model, speaker, speaker.encode(prompt), sampling).text
+    except WorkerFailed as error:
+        return f"[not asked: {error.problem}]"
 
 
 @contextmanager
@@ -290,19 +203,6 @@ def _memory_named() -> Iterator[None]:
             raise
         fix = "Allow shorter answers, or close what else needs memory."
         raise WorkerFailed("out_of_memory", "There is not enough memory to answer.", fix) from error
-
-
-def _end_of_turn(template: ChatTemplate, tokenizer: Tokenizer) -> int | None:
-    """The special token that a template writes after an answer, which is not always the tokenizer's EOS."""
-    try:
-        text = template.render([{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}])
-    except (DatasetError, ModelError):
-        return None  # one that takes no such conversation; what it does take, it is asked with
-    if _MARK not in text:
-        return None
-    after = text.rpartition(_MARK)[2]
-    special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
-    return next((token for token in tokenizer.encode(after, add_special_tokens=False).ids if token in special), None)
 
 
 def _named_by(model: Any) -> set[int]:

@@ -62,16 +62,17 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Computed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """How a model is computed, found by trying: rows packed or padded, its head in chunks or as the model does it."""
+    """How a model is computed, found by trying: rows packed, padded, or each by itself; its head in chunks, or as the
+    model does it."""
 
-    attention: Literal["packed", "padded"]
+    attention: Literal["packed", "padded", "single"]
     head: Literal["chunked", "own"]
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Model and data are loaded. Counts are of the training rows unless they say validation.
 
-    `attention` is "packed" or "padded", `head` "chunked" or the model's "own"; both were found by trying.
+    `attention` and `head` are those of Computed.
     `fingerprint` names what must be equal for bit-equal weights: torch, CPU or GPU, operating system.
     `incomparable_validation_rows` are those (indices into the validation rows) that this model had to cut, or whose
     answers its template rewrites: no bits per byte can be told for them.

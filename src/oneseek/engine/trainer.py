@@ -26,7 +26,7 @@ from oneseek.engine.dpo import DirectPreferenceOptimisation
 from oneseek.engine.epochs import EpochTrainer, Evaluation, Step
 from oneseek.engine.examples import Encoder, NumberedRow, encode_rows, encoder_for, numbered_rows
 from oneseek.engine.forward import Forward, Item, choose_forward, learned, sequences, tokens
-from oneseek.engine.generation import Speaker, answers, speaker_for
+from oneseek.engine.generation import answers
 from oneseek.engine.interface import EpochResult, Exported, Prepared, Report
 from oneseek.engine.lora import (
     adapter_config,
@@ -43,6 +43,7 @@ from oneseek.engine.order import draw, row_order
 from oneseek.engine.out_of_memory import naming_memory
 from oneseek.engine.pairs import encode_pairs
 from oneseek.engine.sft import SupervisedFineTuning
+from oneseek.engine.speaker import speaker_for
 from oneseek.errors import WorkerFailed
 
 TENSORS = "state.safetensors"
@@ -71,12 +72,12 @@ class TorchTrainer(EpochTrainer):
             Path(self.assignment.model_path), _dtype(self._device), self.assignment.quantization
         )
         self._require_known_tokens([*training, *validation])
-        self._speaker = self._speaker_for_samples()
         self._attach()
         self.model.to(self._device)
         self.optimizer = FlatAdamW(adapter_parameters(self.model), self.assignment.weight_decay)
         self._initial = adapter_state(self.model)
-        self._forward = choose_forward(self.model, self.objective.training, self._device)
+        items = [*self.objective.training, *self.objective.validation]
+        self._forward = choose_forward(self.model, items, self._device)
         if self.assignment.gradient_checkpointing:
             self._recompute_activations()
         return self._prepared()
@@ -146,11 +147,11 @@ class TorchTrainer(EpochTrainer):
     def _step(self, epoch: int, index: int, learning_rate: float) -> Step:
         """A step in which nothing is learned changes nothing: no update, no weight decay."""
         items = self._order[index * self._rows_per_step : (index + 1) * self._rows_per_step]
-        all_tokens, units = sum(map(tokens, items)), self.objective.units(items)
-        if units == 0:
-            return Step(0.0, 0, all_tokens, 0.0)
-        where = f"epoch {epoch}, step {index + 1}"
         usable = [item for item in items if self.objective.usable(item)]
+        units = self.objective.units(usable)
+        if units == 0:
+            return Step(loss=0.0, units=0, tokens=0, gradient_norm=0.0)
+        where = f"epoch {epoch}, step {index + 1}"
         self.optimizer.zero_grad()
         loss = 0.0
         for batch in self._forward.batches(usable, self.assignment.token_budget):
@@ -161,7 +162,7 @@ class TorchTrainer(EpochTrainer):
         norm = self.optimizer.clip(self.assignment.max_grad_norm)
         _require_finite(norm, "gradient norm", where)
         self.optimizer.step(learning_rate)
-        return Step(loss, units, all_tokens, norm)
+        return Step(loss, units, sum(map(tokens, usable)), norm)
 
     @property
     def _rows_per_step(self) -> int:
@@ -174,9 +175,10 @@ class TorchTrainer(EpochTrainer):
         self.model.eval()
         found = self.objective.evaluate(self._forward, self.assignment.token_budget, excluded)
         _require_finite(found.val_loss, "validation loss", "the evaluation")
-        if self._speaker is None:
+        if not self.assignment.sample_prompts:
             return found
-        said = answers(self.model, self._speaker, self.assignment.sample_prompts, self.assignment.sample_tokens)
+        speaker = speaker_for(Path(self.assignment.model_path), self.assignment.strategy)
+        said = answers(self.model, speaker, self.assignment.sample_prompts, self.assignment.sample_tokens)
         return replace(found, samples=said)
 
     @torch.no_grad()
@@ -206,15 +208,6 @@ class TorchTrainer(EpochTrainer):
             training=encode_rows(self.encoder, training, a.dataset_path),
             validation=encode_rows(self.encoder, validation, a.dataset_path),
         )
-
-    def _speaker_for_samples(self) -> Speaker | None:
-        """Prompts that can't be put to this model are refused before anything is trained."""
-        if not self.assignment.sample_prompts:
-            return None
-        speaker = speaker_for(Path(self.assignment.model_path), self.assignment.strategy)
-        for prompt in self.assignment.sample_prompts:
-            speaker.encode(prompt)
-        return speaker
 
     def _recompute_activations(self) -> None:
         if not self.model.supports_gradient_checkpointing:

@@ -80,8 +80,8 @@ class RunAccepted(Event, frozen=True, kw_only=True):
 class ModelPlan(Part, frozen=True, kw_only=True):
     """What one model's worker found, and must find again when the run is resumed.
 
-    `attention` is packed or padded, `head` chunked or the model's own. At most `token_budget` tokens are computed at
-    once (one row alone may be longer).
+    `attention` is packed, padded or single, `head` chunked or the model's own. At most `token_budget` tokens are
+    computed at once (one row alone may be longer).
     """
 
     key: str

@@ -29,6 +29,7 @@ from oneseek.executors.worker import Beat, Command, Export, Failure, Message, Tr
 
 Outbox = Callable[[bytes | None], None]
 POLL_SECONDS = 0.25
+_STOPPED_SECONDS = 3.0  # between two turns of the loop, which take POLL_SECONDS and the writing of a record
 
 
 class Worker(Protocol):
@@ -114,6 +115,7 @@ class Crew:
         waiting = sorted(commands, key=lambda key: key not in self._workers)
         heard: dict[str, float] = {}
         attempts = dict.fromkeys(commands, 1)
+        self._last_turn = time.monotonic()
         while waiting or heard:
             while waiting and len(heard) < self.at_once:
                 key = waiting.pop(0)
@@ -147,7 +149,7 @@ class Crew:
                     if isinstance(message, Failure):
                         self.dismiss(key)
 
-    def _messages(self, heard: Mapping[str, float]) -> Iterator[tuple[str, Message]]:
+    def _messages(self, heard: dict[str, float]) -> Iterator[tuple[str, Message]]:
         """The next message, if one comes soon; deaths, and silences once everything said has been heard."""
         try:
             key, hire, data = self._inbox.get(timeout=POLL_SECONDS)
@@ -158,8 +160,11 @@ class Crew:
                 yield key, self._read(key, data)
             elif hire == self._hires[key] and data is None:
                 self.dismiss(key)  # it died at rest: the next command gets a new one
-        if self._inbox.empty():
-            now = time.monotonic()
+        now = time.monotonic()
+        stopped, self._last_turn = now - self._last_turn > _STOPPED_SECONDS, now
+        if stopped:  # this process did not run (Ctrl-Z, a machine asleep), and can't say who was silent
+            heard |= dict.fromkeys(heard, now)
+        elif self._inbox.empty():
             for key in [key for key, last in heard.items() if now - last > self._silence]:
                 problem = f"It gave no sign of life for {self._silence:g} s."
                 yield (

@@ -51,7 +51,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     are 0 where config.json does not say. `linear_paths` are the whole names of the modules in `linear_modules`;
     `fused_experts` are expert weights that LoRA cannot adapt in this release. `left_out` are module names that `auto`
     and `all-linear` pass over, each with the reason. `embedding_rows` are those of the token embedding as stored, 0
-    where nothing tells; `highest_token_id` is that of tokenizer.json, None where it was not read.
+    where nothing tells; `highest_token_id` is that of tokenizer.json, None where it was not read. `scaled_logits`: the
+    model scales or caps its logits, as its config.json says, and so has to make them all itself.
     """
 
     key: str
@@ -75,6 +76,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, str] = {}
     embedding_rows: int = 0
     highest_token_id: int | None = None
+    scaled_logits: bool = False
 
     @property
     def usable(self) -> bool:
@@ -82,6 +84,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # -- a model -------------------------------------------------------------------------------------------------------
+
+
+_SCALES_OF_LOGITS = ("final_logit_softcapping", "lm_head_multiplier", "logit_scale", "logit_softcap", "logits_scaling")
 
 
 def model_info(files: ModelFiles) -> ModelInfo:
@@ -143,6 +148,7 @@ def model_info(files: ModelFiles) -> ModelInfo:
         left_out=left_out(tensors),
         embedding_rows=embedding_rows(tensors) or _positive(config, "vocab_size") or 0,
         highest_token_id=files.highest_token_id,
+        scaled_logits=any(config.get(name) not in (None, 1, 1.0) for name in _SCALES_OF_LOGITS),
     )
 
 

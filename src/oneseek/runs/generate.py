@@ -6,15 +6,20 @@ from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 from oneseek.certificate.tensors import tensors_digest
+from oneseek.config.parse import shown
 from oneseek.config.schema import TrainingConfig
-from oneseek.errors import ConfigError, ModelError, RunError, StorageError
+from oneseek.errors import ConfigError, ModelError, RunError, StorageError, WorkerFailed
 from oneseek.events import ModelVerified, SelectedModel
 from oneseek.events.state import RunState, replay
 from oneseek.executors.answering import Adapter, Generated, Questions, ask
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import read
 from oneseek.names import match_selection
+from oneseek.runs.find import status
 from oneseek.runs.publish import read_tensors
+from oneseek.runs.recorder import is_running
+from oneseek.runs.resume import how_to_go_on
+from oneseek.runs.unchanged import changes_of
 
 
 def generate(
@@ -41,13 +46,13 @@ def generate(
 
     Raises, before anything is started:
         ConfigError: a prompt or a number can't be used.
-        RunError: the run has not finished.
+        RunError: the run has not finished, or a base model is not what its adapter was trained on.
         SelectionError: a name matches no verified model, or several.
-        ModelError: a base model is gone.
+        ModelError: a base model can't be read, or one of them can't be asked this.
         StorageError: an adapter is not what was verified.
         JournalDamaged: the journal is not what was written.
     Raises, while iterating:
-        ModelError: a model can't be loaded, or can't be asked this.
+        ModelError: a model can't be loaded.
         WorkerFailed: memory ran out, or a process was lost.
     """
     state = _finished(directory)
@@ -59,7 +64,13 @@ def generate(
             "Leave the system message away, or write it into the prompt.",
         )
     keys = list(state.verified)
-    chosen = keys if models is None else [match_selection(name, keys) for name in models]
+    names = keys if models is None else [match_selection(name, keys) for name in models]
+    chosen = [model for model in state.accepted.models if model.key in names]
+    if changed := [change for model in chosen for change in changes_of(model)]:
+        raise RunError(
+            f"{state.run_id} can't be asked: {'; '.join(changed)}.",
+            "Put back what it was started with, or name other models.",
+        )
     config = TrainingConfig.model_validate(state.config)
     dtypes = {plan.key: plan.dtype for plan in state.planned.models} if state.planned else {}
     asked = [
@@ -78,9 +89,10 @@ def generate(
             top_p=top_p,
             seed=seed,
         )
-        for model in state.accepted.models
-        if model.key in chosen
+        for model in chosen
     ]
+    for questions in asked:
+        _require_askable(questions)
     return _one_after_the_other(asked)
 
 
@@ -93,28 +105,28 @@ def _finished(directory: RunDirectory) -> RunState:
     state = replay(record.event for record in read(directory.journal).records)
     if state is None or not state.over or directory.work.exists():
         raise RunError(
-            f"{directory.run_id} has no verified adapters yet.",
-            f"Wait for its end, or take it there with `oneseek resume {directory.run_id}`.",
+            f"{directory.run_id} is {status(directory, state)} and has no adapters to ask yet.",
+            "Ask when it has ended." if is_running(directory) else how_to_go_on(directory),
         )
     return state
 
 
 def _adapter(directory: RunDirectory, model: SelectedModel, verified: ModelVerified, config: TrainingConfig) -> Adapter:
-    if not Path(model.path).is_dir():
-        raise ModelError(
-            f"The base model {model.path} is gone, and the adapter of {model.key} is nothing without it.",
-            "Put it back there, or name other models.",
-        )
     folder = directory.adapter(model.key)
+    file = folder / "adapter_model.safetensors"
     try:
         intact = tensors_digest(read_tensors(folder)) == verified.tensors_sha256
-    except (OSError, ModelError) as error:
-        raise StorageError(f"{folder} can't be read: {error}.", _RESTORE) from error
+    except FileNotFoundError as error:
+        raise StorageError(f"{file} is gone.", _RESTORE) from error
+    except OSError as error:
+        raise StorageError(f"{file} can't be read: {error.strerror}.", _RESTORE) from error
+    except ModelError as error:
+        raise StorageError(f"{file} {error.problem}.", _RESTORE) from error
     if not intact:
-        raise StorageError(f"{folder} does not hold the adapter that was verified.", _RESTORE)
+        raise StorageError(f"{file} is not the adapter that was verified.", _RESTORE)
     lora = config.lora_for(model.key)
     return Adapter(
-        file=str(folder / "adapter_model.safetensors"),
+        file=str(file),
         target_modules=model.target_modules,
         r=lora.r,
         alpha=lora.alpha,
@@ -126,11 +138,28 @@ _RESTORE = "Restore the run's directory from a backup, or name other models."
 
 
 def _require_text(prompts: Sequence[str], system: str | None) -> None:
-    if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise ConfigError("There is an empty prompt." if prompts else "There is no prompt.", "Write what to ask.")
+    if not prompts:
+        raise ConfigError("There is no prompt.", "Write what to ask.")
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            raise ConfigError(f"Prompt {number} is empty.", "Write what to ask, or leave it away.")
     for text in (*prompts, system or ""):
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise ConfigError(f"{text!r} is not UTF-8.", "Write it as UTF-8 text.")
+
+
+def _require_askable(questions: Questions) -> None:
+    """All prompts, before any is answered."""
+    from oneseek.engine.speaker import speaker_for  # with tokenizers and numpy, which no other command waits for
+
+    asked = questions.model
+    try:
+        speaker = speaker_for(Path(questions.model_path), questions.strategy)
+        for number, prompt in enumerate(questions.prompts, 1):
+            asked = f"{questions.model}, prompt {number} ({shown(prompt)})"
+            speaker.encode(prompt, questions.system)
+    except WorkerFailed as error:
+        raise ModelError(f"{asked}: {error.problem}", error.fix) from error
 
 
 def _require_sense(max_new_tokens: int, temperature: float, top_p: float, seed: int) -> None:

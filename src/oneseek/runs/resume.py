@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from oneseek.errors import RunError
 from oneseek.events import RunResumed
 from oneseek.files.layout import RunDirectory
@@ -31,3 +33,8 @@ def resume(directory: RunDirectory, watch: Watch = nobody) -> Recorder:
         run.close()
         raise
     return run
+
+
+def how_to_go_on(directory: RunDirectory) -> str:
+    """The command that takes a run up again, wherever its directory is."""
+    return f"Go on with: oneseek resume {os.path.relpath(directory.root)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from oneseek.events import SelectedModel
 from oneseek.events.state import RunState
 from oneseek.files.durable import sha256_file
 from oneseek.registry.discover import digests
@@ -20,15 +21,22 @@ def changes(state: RunState) -> list[str]:
     elif sha256_file(Path(dataset.path)) != dataset.sha256:
         changed.append(f"the dataset {dataset.path} has changed")
     for model in state.accepted.models:
-        if model.key not in state.live:
-            continue
-        if not Path(model.path).is_dir():
-            changed.append(f"the base model {model.path} is gone")
-            continue
-        found = digests(Path(model.path))
-        changed += [
-            f"of the base model {model.key}, the {name} changed"
-            for part, name in _PARTS.items()
-            if getattr(found, f"{part}_sha256") != getattr(model, f"{part}_sha256")
-        ]
+        if model.key in state.live:
+            changed += changes_of(model)
     return changed
+
+
+def changes_of(model: SelectedModel) -> list[str]:
+    """The same of one base model. Reads every byte of its weights.
+
+    Raises:
+        ModelError: a file of it is missing or can't be read.
+    """
+    if not Path(model.path).is_dir():
+        return [f"the base model {model.path} is gone"]
+    found = digests(Path(model.path))
+    return [
+        f"of the base model {model.key}, the {name} changed"
+        for part, name in _PARTS.items()
+        if getattr(found, f"{part}_sha256") != getattr(model, f"{part}_sha256")
+    ]

@@ -92,12 +92,14 @@ def dataset_fits_method(config: TrainingConfig, facts: Facts) -> Iterator[Findin
     fitting = METHOD_OF[facts.dataset.format]
     if config.training.method != fitting:
         needed = _fields_for(config.training.method, config.data.strategy)
+        # Rows may have `messages` too, which only count where nothing beside them makes a preference.
+        way = f"keep only {needed} in the rows" if fitting == "dpo" else f"give a dataset whose rows have {needed}"
         yield Finding(
             severity="error",
             field="training.method",
             problem=f"The dataset has {_FIELDS_OF_FORMAT[facts.dataset.format]}, but training.method is "
             f"'{config.training.method}'.",
-            fix=f"Set training.method: {fitting}, or give a dataset whose rows have {needed}.",
+            fix=f"Set training.method: {fitting}, or {way}.",
         )
 
 
@@ -117,8 +119,8 @@ def enough_examples(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
 @rule
 def split_possible(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Identical rows stay on one side, so training and validation need two different rows between them."""
-    if facts.dataset is None:
-        return
+    if facts.dataset is None or (facts.dataset.problems and not facts.dataset.rows):
+        return  # where every row is refused, more rows are not what is missing
     different = len(set(facts.dataset.digests))
     if different < 2:
         yield Finding(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from oneseek.config.parse import ConfigProblem, leaves
+from oneseek.config.parse import ConfigProblem, leaves, shown
 from oneseek.config.reference import number_text, setting_of
-from oneseek.config.schema import TrainingConfig
+from oneseek.config.schema import DpoSection, TrainingConfig
 from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, rule
 
@@ -47,6 +47,23 @@ def label_smoothing_fits_the_loss(config: TrainingConfig, facts: Facts) -> Itera
             "has none.",
             fix="Set dpo.loss to 'sigmoid', or dpo.label_smoothing to 0.",
         )
+
+
+@rule
+def dpo_settings_are_read(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """Without `dpo` nothing reads its settings; who changed one may think that it is what trains."""
+    if config.training.method == "dpo" or facts.was_refused("training.method"):
+        return
+    defaults = dict(DpoSection())
+    for name, value in config.dpo:
+        if value != defaults[name]:
+            yield Finding(
+                severity="warning",
+                field=f"dpo.{name}",
+                problem=f"dpo.{name} is {shown(value)}, but training.method is '{config.training.method}', which does "
+                "not read it.",
+                fix=f"Set training.method: dpo, or remove dpo.{name}.",
+            )
 
 
 @rule
