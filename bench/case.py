@@ -1,7 +1,7 @@
 """What both sides of a comparison are told, and what they write down about it.
 
 A side is a script that is called with three arguments: the case's file, the file for its marks, and the moment at which
-its process was started. Standard library only, so that a peer can run it in an environment of its own.
+its process was started. Standard library only, so that any environment can run it.
 """
 
 from __future__ import annotations

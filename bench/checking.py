@@ -39,4 +39,5 @@ def read(dataset: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"inspect": inspect, "read": read}[sys.argv[1]](*sys.argv[2:])))
+    what, *arguments = sys.argv[1:]
+    print(json.dumps(inspect(*arguments) if what == "inspect" else read(*arguments)))

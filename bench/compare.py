@@ -26,11 +26,10 @@ TOLERANCE = {"sft": 1e-4, "dpo": 5e-4}  # nats; what the parity tests allow
 
 @dataclass(frozen=True)
 class Side:
-    """Who trains: the Python of its environment, its script, and what it changes in the case."""
+    """Who trains: its script, and what it changes in the case."""
 
     name: str
     script: str
-    python: str = sys.executable
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -137,7 +136,7 @@ def measure(side: Side, case: Case, warm_up: int, tokens: int) -> Measured:
         own = Case(**{**asdict(case), **side.changes, "directory": str(Path(scratch) / "work")})
         own.write(Path(scratch) / "case.json")
         marks = Path(scratch) / "marks.jsonl"
-        command = [side.python, side.script, f"{scratch}/case.json", str(marks), str(time.monotonic())]
+        command = [sys.executable, side.script, f"{scratch}/case.json", str(marks), str(time.monotonic())]
         run_script(command, case.threads)
         lines = [json.loads(line) for line in marks.read_text().splitlines()]
     steps = [line for line in lines if "at" in line]  # the first is the beginning of the training

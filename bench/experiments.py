@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -70,15 +71,16 @@ class Workshop:
         self.models.mkdir()
         self._files = 0
 
-    def model(self, shape: Shape, name: str | None = None, seed: int = 0) -> Path:
-        directory = self.models / (name or shape.name)
+    def model(self, shape: Shape) -> Path:
+        directory = self.models / shape.name
         if not directory.exists():
-            run_script([sys.executable, "words.py", str(directory), shape.name, str(seed)], threads=1)
+            run_script([sys.executable, "words.py", str(directory), shape.name, "0"], threads=1)
         return directory
 
     def trio(self) -> tuple[str, ...]:
-        for seed, name in enumerate(TRIO):
-            self.model(TINY, name, seed)
+        for name in TRIO:
+            if not (self.models / name).exists():
+                shutil.copytree(self.model(TINY), self.models / name)
         return TRIO
 
     def path(self, ending: str) -> Path:
@@ -245,7 +247,7 @@ def curves(shop: Workshop, *, steps: int, points: int) -> dict[str, list[Point]]
         "tokens a row": [(length, {"length": length}) for length in (64, 128, 256, 512, 1024)],
         "rows a step": [(batch, {"batch": batch}) for batch in (1, 4, 8, 16, 32)],
     }
-    found = {}
+    found: dict[str, list[Point]] = {}
     for axis, values in axes.items():
         found[axis] = []
         for x, change in values[:points]:

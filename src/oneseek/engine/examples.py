@@ -115,18 +115,24 @@ class Encoder:
         plain = self.template is None
         encodings = self.tokenizer.encode_batch([rendered.text for rendered in texts], add_special_tokens=plain)
         return [
-            label(encoding, rendered, self.max_length, self._leading(encoding) if plain else ())
+            label(
+                encoding,
+                rendered,
+                self.max_length,
+                leading_tokens(self.tokenizer, self.special_tokens, encoding) if plain else (),
+            )
             for encoding, rendered in zip(encodings, texts, strict=True)
         ]
 
-    def _leading(self, encoding: Encoding) -> tuple[int, ...]:
-        """What is put before plain text to predict its first token from: BOS, else EOS; nothing where the tokenizer
-        puts a token there itself. Else models would be measured over different bytes of one answer."""
-        if encoding.special_tokens_mask[:1] == [1]:
-            return ()
-        names = (self.special_tokens.get(name) for name in ("bos_token", "eos_token"))
-        found = (self.tokenizer.token_to_id(name) for name in names if name)
-        return next(((token,) for token in found if token is not None), ())
+
+def leading_tokens(tokenizer: Tokenizer, special_tokens: Mapping[str, str], encoding: Encoding) -> tuple[int, ...]:
+    """What is put before plain text to predict its first token from: BOS, else EOS; nothing where the tokenizer puts a
+    token there itself. Else models would be measured over different bytes of one answer."""
+    if encoding.special_tokens_mask[:1] == [1]:
+        return ()
+    names = (special_tokens.get(name) for name in ("bos_token", "eos_token"))
+    found = (tokenizer.token_to_id(name) for name in names if name)
+    return next(((token,) for token in found if token is not None), ())
 
 
 def encode_rows(encoder: Encoder, rows: Sequence[NumberedRow], dataset: str) -> list[Example]:

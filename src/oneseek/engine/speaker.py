@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from oneseek.chat.template import ChatTemplate
-from oneseek.engine.examples import load_tokenizer
+from oneseek.engine.examples import leading_tokens, load_tokenizer
 from oneseek.errors import DatasetError, ModelError, WorkerFailed
 from oneseek.registry.discover import describe
 
@@ -67,15 +67,7 @@ class Speaker:
         end = len(added)
         while end > 1 and added[end - 1]:
             end -= 1
-        return (*self._leading(encoding), *encoding.ids[:end])
-
-    def _leading(self, encoding: Encoding) -> tuple[int, ...]:
-        """BOS, else EOS, where the tokenizer itself puts nothing before the text."""
-        if encoding.special_tokens_mask[:1] == [1]:
-            return ()
-        names = (self.special_tokens.get(name) for name in ("bos_token", "eos_token"))
-        found = (self.tokenizer.token_to_id(name) for name in names if name)
-        return next(((token,) for token in found if token is not None), ())
+        return (*leading_tokens(self.tokenizer, self.special_tokens, encoding), *encoding.ids[:end])
 
 
 _ASK = "Write a prompt of at least one letter."
