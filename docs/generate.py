@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oneseek.config import reference
+from oneseek.preflight import reference as rules
 
 DOCS = Path(__file__).parent
 
-PAGES: dict[str, Callable[[str], str]] = {"configuration.md": reference.page}
+PAGES: dict[str, Callable[[str], str]] = {"configuration.md": reference.page, "rules.md": rules.page}
 
 
 def outdated(docs: Path) -> dict[Path, str]:

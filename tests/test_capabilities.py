@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from oneseek.errors import ModelError
 from oneseek.registry.capabilities import ModelInfo, lora_targets, missing_targets, model_info
+from oneseek.registry.context import context_length
 from oneseek.registry.discover import describe
 from oneseek.registry.model_files import ModelFiles
 from oneseek.registry.modules import LinearModule, fused_experts, linear_modules
@@ -615,3 +616,136 @@ def test_no_config_however_strange_stops_the_description(config: Any, tokenizer:
 
     assert not info.usable
     assert all(problem.problem and problem.fix for problem in info.problems)
+
+
+@pytest.mark.parametrize(
+    ("config", "shapes", "refused"),
+    [
+        ({"is_decoder": False}, {"bert.encoder.layer.0.attention.self.query.weight": (8, 8)}, True),
+        ({"is_decoder": True}, {"bert.encoder.layer.0.attention.self.query.weight": (8, 8)}, False),
+        ({"is_decoder": False}, {"transformer.h.0.attn.c_attn.weight": (8, 24)}, False),
+        ({"causal": False}, {"transformer.attentions.0.q_lin.weight": (8, 8)}, True),
+        ({"causal": True}, {"transformer.attentions.0.q_lin.weight": (8, 8)}, False),
+    ],
+)
+def test_an_encoder_saved_as_a_language_model_is_refused(config: Any, shapes: Any, refused: bool) -> None:
+    info = model_info(files_of(config={**CONFIG, **config}, shapes=shapes))
+
+    assert kinds(info) == (["not-causal-lm"] if refused else [])
+
+
+@pytest.mark.parametrize(("has_it", "expected"), [(True, []), (None, []), (False, ["unknown-type"])])
+def test_a_type_that_the_installed_transformers_does_not_know_is_refused(has_it: Any, expected: list[str]) -> None:
+    files = files_of(config={**CONFIG, "model_type": "llama99"})
+
+    info = model_info(msgspec.structs.replace(files, transformers_has_it=has_it))
+
+    assert kinds(info) == expected
+    assert all("'llama99'" in problem.problem and "upgrade" in problem.fix for problem in info.problems)
+
+
+def test_tensors_go_by_the_names_that_they_have_when_they_are_loaded() -> None:
+    files = files_of(shapes={"model.layers.0.attention.dense.weight": (8, 8), **SHAPES})
+    renamings = ((r"\.attention\.", ".self_attn."), (r"\.self_attn\.dense\.", ".self_attn.o_proj."))
+
+    info = model_info(msgspec.structs.replace(files, renamings=renamings))
+
+    assert lora_targets(info, "all-linear") == ("k_proj", "o_proj", "q_proj")
+    assert "model.layers.0.self_attn.o_proj" in info.linear_paths
+
+
+def test_an_embeddings_part_with_layers_of_its_own_has_linear_modules() -> None:
+    tensors = tensors_of({"model.image_embed.encoder.layers.0.fc1.weight": (8, 8)})
+
+    assert [module.name for module in linear_modules(tensors)] == ["fc1"]
+
+
+def test_what_state_space_layers_with_heads_keep_is_no_expert() -> None:
+    mixer: dict[str, tuple[int, ...]] = {"layers.0.mamba.A_log": (2, 8, 4), "layers.0.mamba.dt_proj_weight": (2, 8, 2)}
+
+    assert fused_experts(tensors_of(mixer)) == ()
+
+
+# -- licence and context -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("readme", "expected"),
+    [
+        (b"---\nlicense: apache-2.0\nlanguage: sv\n---\n# Model", "apache-2.0"),
+        (b"---\nlanguage: sv\nlicense: 'other'\nlicense_name: llama3.1\n---\n", "llama3.1"),
+        (b"---\nlicense: \x1b[31mred\n---\n", "[31mred"),
+        (b"---\nlanguage: sv\n---\nlicense: mit", None),
+        (b"# Model\nlicense: mit", None),
+        (b"---\nlicense:\n- mit\n---\n", None),
+        (b"\xff\xfe", None),
+        (b"", None),
+    ],
+)
+def test_the_licence_is_what_the_readmes_front_matter_names(readme: bytes, expected: str | None) -> None:
+    assert model_info(files_of(README__md=readme)).licence == expected
+
+
+def test_a_readme_that_cannot_be_read_stands_in_no_ones_way() -> None:
+    files = files_of()
+    files.unreadable["README.md"] = "permission denied"
+
+    assert model_info(files).usable
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"n_positions": 1024, "n_ctx": 512}, 1024),
+        ({"max_seq_len": 2048}, 2048),
+        ({"seq_length": 8192}, 8192),
+        ({"max_position_embeddings": True}, None),
+        ({}, None),
+        ({"text_config": {"max_position_embeddings": 300}}, 300),
+        ({"alibi": True, "max_position_embeddings": 2048}, None),
+        ({"model_type": "bloom", "seq_length": 2048}, None),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 4.0}}, 16384),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "dynamic", "factor": 2}}, 8192),
+        ({"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, 131072),
+        (
+            {
+                "max_position_embeddings": 32768,
+                "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+            },
+            131072,
+        ),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192},
+            },
+            131072,
+        ),
+        (
+            {
+                "max_position_embeddings": 163840,
+                "rope_parameters": {"rope_type": "yarn", "factor": 40, "original_max_position_embeddings": 4096},
+            },
+            163840,
+        ),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": math.inf}}, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": "4"}}, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": {"type": ["linear"], "factor": 4}}, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": "linear"}, 4096),
+        ({"max_position_embeddings": 4096, "rope_scaling": None}, 4096),
+    ],
+)
+def test_the_context_length_is_what_the_configuration_comes_to(config: Any, expected: int | None) -> None:
+    assert context_length(_text(config)) == expected
+    assert model_info(files_of(config={"model_type": "llama", **config})).context_length == expected
+
+
+def _text(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, **config.get("text_config", {})}
+
+
+def test_sizes_of_a_model_of_several_parts_are_those_of_its_language_model() -> None:
+    info = model_info(files_of(config={"model_type": "llama", "text_config": {"hidden_size": 8, "vocab_size": 64}}))
+
+    assert (info.hidden_size, info.vocab_size) == (8, 64)

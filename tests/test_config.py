@@ -158,7 +158,21 @@ def test_a_number_that_is_not_finite_is_out_of_bounds(value: Any) -> None:
             "lora.learning_rate",
             "learning_rate belongs to training: set training.learning_rate.",
         ),
-        ({"num_train_epochs": 1}, "num_train_epochs", "Did you mean training.num_epochs?"),
+        ({"epocs": 1}, "epocs", "Did you mean training.num_epochs?"),
+        ({"lora_rnak": 1}, "lora_rnak", "Did you mean lora.r (lora_rank)?"),
+        ({"lora": {"lora_rnak": 1}}, "lora.lora_rnak", "Did you mean lora.r (lora_rank)?"),
+        ({"training": {"lora_rank": 1}}, "training.lora_rank", "lora_rank is lora.r here: set lora.r."),
+        (
+            {"training": {"lora": {"r": 4}}},
+            "training.lora",
+            "lora is a section of its own: write it beside training, not in it.",
+        ),
+        (
+            {"adjust_strategy": {"top_model_boost": 1}},
+            "adjust_strategy",
+            "adjust_strategy belongs to adaptive_weights: set adaptive_weights.adjust_strategy.",
+        ),
+        ({"training": {"r": 4}}, "training.r", "r belongs to lora: set lora.r."),
         ({"trainig": {"seed": 1}}, "trainig", "Did you mean training?"),
         ({"per_model": {"a": {"lora": {"alfa": 1}}}}, "per_model.a.lora.alfa", "Did you mean per_model.a.lora.alpha?"),
     ],
@@ -171,7 +185,7 @@ def test_an_unknown_key_is_answered_with_the_key_that_was_meant(raw: dict[str, A
 
 def test_an_unknown_key_without_a_near_one_is_answered_with_what_there_is() -> None:
     assert only_problem({"output": {"zzzz": 1}}).fix == "Remove output.zzzz. output has: directory, version."
-    assert "lora has: r, alpha, dropout" in only_problem({"lora": {"rank": 1}}).fix
+    assert "lora has: r, alpha, dropout" in only_problem({"lora": {"bias": 1}}).fix
 
 
 def test_a_key_that_is_no_text_is_refused() -> None:
@@ -302,7 +316,17 @@ def test_a_configuration_survives_being_written_down_and_read_again() -> None:
 
 def test_all_problems_come_at_once_and_the_rest_is_taken() -> None:
     raw = {
-        "training": {"num_epochs": -1, "batch_size": "x", "epochs": 2, "learning_rate": 1e-3},
+        "training": {
+            "num_epochs": -1,
+            "batch_size": "abc",
+            "epochs": 2,
+            "learning_rate": 1e-3,
+            "warmup_ratio": float("nan"),
+            "max_grad_norm": float("inf"),
+            "weight_decay": True,
+            "lora": {"r": 4},
+        },
+        "target_modules": ["q_proj"],
         "lora": {"r": True, "rank": 1},
         "adaptive_weights": {"adjust_strategy": {"bottom_model_penalty": 1}},
         "nonsense": {},
@@ -314,6 +338,11 @@ def test_all_problems_come_at_once_and_the_rest_is_taken() -> None:
         "training.num_epochs",
         "training.batch_size",
         "training.epochs",
+        "training.warmup_ratio",
+        "training.max_grad_norm",
+        "training.weight_decay",
+        "training.lora",
+        "target_modules",
         "lora.r",
         "lora.rank",
         "adaptive_weights.adjust_strategy.bottom_model_penalty",

@@ -15,8 +15,16 @@ import pytest
 
 from oneseek.errors import ModelError
 from oneseek.registry import discover as discovering
+from oneseek.registry.cache import cache_directory
 from oneseek.registry.capabilities import ModelInfo, lora_targets
-from oneseek.registry.discover import describe, digests, discover, read_model_files, with_highest_token_id
+from oneseek.registry.discover import (
+    describe,
+    digests,
+    discover,
+    is_whole,
+    read_model_files,
+    with_highest_token_id,
+)
 from oneseek.registry.vocabulary import Vocabulary
 from support.base_models import CHAT_TEMPLATE, SPECIAL_TOKENS, write_model
 
@@ -259,7 +267,7 @@ def test_only_pickled_weights_are_refused_with_the_command_that_converts_them(tm
     info = describe(directory)
 
     assert kinds(info) == ["only-pickle"]
-    assert "save_pretrained" in info.problems[0].fix
+    assert "oneseek models convert old-model" in info.problems[0].fix
     assert info.size_bytes == (directory / "pytorch_model.bin").stat().st_size
 
 
@@ -568,3 +576,161 @@ def test_an_encoder_and_decoder_that_names_neither_type_nor_architecture_is_desc
     (directory / "config.json").write_text('{"is_encoder_decoder": true}')
 
     assert "not-causal-lm" in kinds(describe(directory))
+
+
+# -- the Hugging Face cache ----------------------------------------------------------------------------------------
+
+COMMIT, NEWER = "a" * 40, "b" * 40
+
+
+def write_snapshot(cache: Path, repository: str = "models--Org--Alfa-1B", commit: str = COMMIT, **model: Any) -> Path:
+    """A model as the hub's programs leave it: links in a snapshot to files that are named by their digest."""
+    snapshot = write_model(cache / repository / "snapshots" / commit, **model)
+    (cache / repository / "blobs").mkdir(exist_ok=True)
+    for file in list(snapshot.iterdir()):
+        blob = cache / repository / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+        file.rename(blob)
+        file.symlink_to(os.path.relpath(blob, snapshot))
+    return snapshot
+
+
+def write_ref(cache: Path, commit: str, repository: str = "models--Org--Alfa-1B", revision: str = "main") -> None:
+    ref = cache / repository / "refs" / revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(commit)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"HF_HUB_CACHE": "/c", "HF_HOME": "/h"}, "/c"),
+        ({"HUGGINGFACE_HUB_CACHE": "/old"}, "/old"),
+        ({"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}, "/h/hub"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
+        ({}, "~/.cache/huggingface/hub"),
+        ({"HF_HOME": "~/hf"}, "~/hf/hub"),
+    ],
+    ids=["cache", "old-name", "home", "xdg", "nothing", "tilde"],
+)
+def test_the_cache_is_where_the_hubs_own_programs_have_it(environment: dict[str, str], expected: str) -> None:
+    assert cache_directory(environment) == Path(expected).expanduser()
+
+
+def test_models_of_the_cache_are_listed_by_their_name_on_the_hub(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path / "cache")
+    write_ref(tmp_path / "cache", COMMIT)
+    write_model(tmp_path / "models" / "beta-1b")
+
+    found = discover(tmp_path / "models", tmp_path / "cache")
+
+    assert [(info.key, info.source) for info in found.models] == [("alfa-1b", "cache"), ("beta-1b", "directory")]
+    alfa = found.models[0]
+    assert (alfa.display_name, alfa.path) == ("Alfa-1B", str(path))
+    assert (alfa.hub_id, alfa.revision, alfa.missing_bytes, alfa.usable) == ("Org/Alfa-1B", COMMIT, 0, True)
+
+
+def test_without_a_cache_only_the_models_directory_counts(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "cache")
+
+    assert discover(tmp_path / "models").models == ()
+    assert discover(tmp_path / "models", tmp_path / "nowhere").models == ()
+
+
+def test_a_directory_passes_over_the_model_of_its_key_in_the_cache_and_says_so(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path / "cache")
+    write_model(tmp_path / "models" / "Alfa_1B")
+
+    found = discover(tmp_path / "models", tmp_path / "cache")
+
+    assert [(info.key, info.source, info.usable) for info in found.models] == [("alfa-1b", "directory", True)]
+    assert found.shadowed == {"alfa-1b": [str(path)]}
+    assert found.collisions == {}
+
+
+def test_two_organisations_with_one_model_name_are_both_listed_and_both_refused(tmp_path: Path) -> None:
+    first = write_snapshot(tmp_path / "cache")
+    second = write_snapshot(tmp_path / "cache", "models--Other--alfa-1b")
+
+    found = discover(tmp_path / "models", tmp_path / "cache")
+
+    assert found.collisions == {"alfa-1b": sorted([str(first), str(second)])}
+    assert [kinds(info) for info in found.models] == [["collision"], ["collision"]]
+    assert "models directory as alfa-1b/" in found.models[0].problems[0].fix
+
+
+def test_the_commit_of_main_is_listed_else_the_one_begun_last(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    os.utime(write_snapshot(cache), ns=(1, 1))
+    os.utime(write_snapshot(cache, commit=NEWER, seed=1), ns=(2, 2))
+
+    newest = discover(tmp_path, cache).models[0].revision
+    write_ref(cache, COMMIT)
+
+    assert newest == NEWER
+    assert discover(tmp_path, cache).models[0].revision == COMMIT
+
+
+@pytest.mark.parametrize("ref", ["../../outside", "c" * 40, "", "main"], ids=["hostile", "gone", "empty", "word"])
+def test_a_ref_that_names_no_snapshot_counts_for_nothing(tmp_path: Path, ref: str) -> None:
+    write_snapshot(tmp_path / "cache")
+    write_ref(tmp_path / "cache", ref)
+    write_model(tmp_path / "cache" / "outside")
+
+    assert [info.revision for info in discover(tmp_path, tmp_path / "cache").models] == [COMMIT]
+
+
+def test_datasets_empty_repositories_and_other_files_are_left_out(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "datasets--Org--rows" / "snapshots" / COMMIT).mkdir(parents=True)
+    (cache / "models--Org--begun" / "blobs").mkdir(parents=True)
+    (cache / "models--Org--nothing" / "snapshots" / COMMIT).mkdir(parents=True)
+    (cache / "models--Org--odd" / "snapshots" / "not-a-commit").mkdir(parents=True)
+    (cache / "models--Org--file").write_text("")
+    (cache / ".locks").mkdir()
+
+    assert discover(tmp_path, cache).models == ()
+
+
+def test_a_model_that_is_not_whole_says_how_to_fetch_the_rest(tmp_path: Path) -> None:
+    path = write_snapshot(tmp_path / "cache", shards=2, hidden=64)
+    lost = path / "model-00002-of-00002.safetensors"
+    size = lost.stat().st_size
+    lost.resolve().unlink()
+
+    (info,) = discover(tmp_path, tmp_path / "cache").models
+
+    assert kinds(info) == ["missing-shard"]
+    assert info.problems[0].fix == "Download what is missing: oneseek models pull Org/Alfa-1B"
+    assert 0.9 * size < info.missing_bytes <= size  # the index counts tensors, without the headers
+    assert not is_whole(path)
+
+
+@pytest.mark.parametrize("metadata", ["{}", '{"metadata": []}', '{"metadata": {"total_size": "much"}}', "["])
+def test_a_shard_index_that_tells_no_size_leaves_it_untold(tmp_path: Path, metadata: str) -> None:
+    path = write_snapshot(tmp_path / "cache", shards=2)
+    (path / "model.safetensors.index.json").resolve().write_text(metadata)
+
+    (info,) = discover(tmp_path, tmp_path / "cache").models
+
+    assert not info.usable
+    assert info.missing_bytes == 0
+
+
+def test_a_problem_that_no_download_solves_keeps_its_fix(tmp_path: Path) -> None:
+    write_snapshot(tmp_path / "cache", config={"architectures": ["BertModel"]})
+
+    (info,) = discover(tmp_path, tmp_path / "cache").models
+
+    assert kinds(info) == ["not-causal-lm"]
+    assert "pull" not in info.problems[0].fix
+
+
+def test_a_cache_that_cannot_be_listed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+
+    with pytest.raises(ModelError, match=r"cannot be listed.*HF_HUB_CACHE"):
+        discover(tmp_path, tmp_path / "cache")
+
+
+def test_a_snapshot_has_the_digests_of_a_directory_with_the_same_files(tmp_path: Path) -> None:
+    assert digests(write_snapshot(tmp_path / "cache")) == digests(write_model(tmp_path / "plain"))

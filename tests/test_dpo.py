@@ -12,8 +12,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from oneseek.datasets.tokens import IGNORED, Example
 from oneseek.engine.dpo import DirectPreferenceOptimisation
-from oneseek.engine.examples import IGNORED, Example
 from oneseek.engine.interface import Progress
 from oneseek.engine.pairs import Pair
 from oneseek.engine.trainer import TorchTrainer

@@ -11,18 +11,26 @@ from oneseek.config.schema import TrainingConfig
 from oneseek.engine import head
 from oneseek.estimate import (
     FEWEST_TOKENS,
+    FLOPS_OF_A_CORE,
     HEAD_CHUNK,
     MOST_TOKENS,
     Checkpointing,
+    DiskEstimate,
+    Pace,
+    Reading,
     TokenBudget,
     adapter_parameters,
     disk,
+    disk_of,
     kept_numbers,
     longest_row_bound,
     memory,
     memory_need,
     memory_of,
+    pace,
     row_length,
+    run_estimate,
+    run_seconds,
     share_memory,
 )
 from oneseek.events import MemoryNeed
@@ -59,7 +67,7 @@ def test_memory_is_what_its_formula_says(llama: ModelInfo) -> None:
     assert kept_numbers(llama, 4, targets) == channels + 2 * 2 * 4
     assert needed.weights == 4 * llama.parameters
     assert (needed.adapter, needed.optimizer) == (12 * trainable, 8 * trainable)
-    assert needed.activations == 30 * int(1.6 * 4 * (channels + 2 * 2 * 4))
+    assert needed.activations == 30 * int(2.0 * 4 * (channels + 2 * 2 * 4))
     assert needed.logits == 4 * (3 * 256 * 64 + 2 * 30 * 16)
     assert needed.runtime == (400 + 2 * 8) * MIB
     assert needed.total == sum(msgspec.structs.astuple(needed))
@@ -76,7 +84,7 @@ def test_with_checkpointing_the_inputs_of_the_layers_and_one_layer_are_kept(llam
 
     needed = memory(llama, lora_r=4, targets=["q_proj"], tokens=30, checkpointing=True)
 
-    assert needed.activations == 30 * int(4.5 * 4 * (2 * 16 + all_kept // 2))
+    assert needed.activations == 30 * int(4 * (10 * 2 * 16 + 4 * all_kept / 2))
 
 
 def test_a_head_of_the_models_own_makes_the_logits_of_all_tokens(llama: ModelInfo) -> None:
@@ -317,10 +325,135 @@ def test_no_row_has_more_bytes_than_the_bound_says(rows: list[dict[str, Any]]) -
     assert all(length <= (bound or 0) for length in lengths)
 
 
-@pytest.mark.parametrize(("inside_epochs", "checkpoints"), [(False, 4), (True, 6)])
-def test_disk_holds_checkpoints_of_adapter_and_moments_and_four_adapters(
-    llama: ModelInfo, inside_epochs: bool, checkpoints: int
+@pytest.mark.parametrize(
+    ("inside_epochs", "checkpoints", "adapters"),
+    [(False, 3, 5), (True, 6, 0)],
+    ids=["at the end", "in an epoch"],
+)
+def test_disk_holds_checkpoints_of_adapter_and_moments_and_copies_of_the_adapter(
+    llama: ModelInfo, inside_epochs: bool, checkpoints: int, adapters: int
 ) -> None:
-    trained = adapter_parameters(llama, 4, ["q_proj"])
+    trained = 4 * adapter_parameters(llama, 4, ["q_proj"])
 
-    assert disk(llama, 4, ["q_proj"], inside_epochs=inside_epochs) == (checkpoints * 12 + 4 * 4) * trained
+    needed = disk(llama, 4, ["q_proj"], inside_epochs=inside_epochs)
+
+    assert needed == DiskEstimate(checkpoints=checkpoints * 3 * trained, adapters=adapters * trained)
+    assert needed.total == needed.checkpoints + needed.adapters
+
+
+def test_checkpoints_inside_epochs_count_where_there_are_some(llama: ModelInfo) -> None:
+    without, inside = (
+        disk_of(llama, TrainingConfig.model_validate({"training": {"checkpoint_every": steps}})) for steps in (None, 10)
+    )
+
+    assert inside.total > without.total
+
+
+# -- time ----------------------------------------------------------------------------------------------------------
+
+
+READING = Reading(90, 10, 50)
+
+
+def pace_of(info: ModelInfo, read: Reading = READING, threads: int = 1, again: bool = False, **training: Any) -> Pace:
+    config = TrainingConfig.model_validate({"training": training, "data": {"max_length": 100}})
+    return pace(info, config, read, threads=threads, checkpointing=again)
+
+
+def test_an_epoch_takes_what_its_operations_take(llama: ModelInfo) -> None:
+    config = TrainingConfig.model_validate({"lora": {"r": 4, "target_modules": ["q_proj"]}})
+    frozen = 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32)
+    adapter = 2 * 4 * (16 + 16)
+    others = 6 * 50 * 16 * 2 - 2 * 50 * 16 * 2 + 4 * 16 * 64  # attention of two layers, the head
+    trained = 4 * frozen + 6 * adapter + others
+
+    found = pace(llama, config, Reading(90, 0, 50), threads=2, checkpointing=False)
+
+    assert found.epoch == pytest.approx(90 * 50 * trained / (2 * FLOPS_OF_A_CORE))
+
+
+def test_time_grows_with_rows_and_checkpointing_and_falls_with_threads(llama: ModelInfo) -> None:
+    usual = pace_of(llama).epoch
+
+    assert pace_of(llama, Reading(180, 20, 50)).epoch == pytest.approx(2 * usual)
+    assert pace_of(llama, again=True).epoch > usual
+    assert pace_of(llama, threads=4).epoch == pytest.approx(usual / 4)
+
+
+def test_rows_count_as_long_as_they_are_once_cut(llama: ModelInfo) -> None:
+    assert pace_of(llama, Reading(90, 10, 5000)) == pace_of(llama, Reading(90, 10, 100))
+
+
+def test_preferences_are_looked_at_once_before(llama: ModelInfo) -> None:
+    assert pace_of(llama).once == 0
+    assert pace_of(llama, method="dpo").once > 0
+
+
+def test_models_of_a_run_wait_for_each_other_in_every_epoch() -> None:
+    quick, slow = Pace(load=1, once=1, epoch=10), Pace(load=2, once=0, epoch=30)
+
+    assert run_seconds([quick], 3, 1) == 2 + 3 * 10
+    assert run_seconds([quick, slow], 3, 2) == 2 + 3 * 30
+    assert run_seconds([quick, slow], 3, 2, slower=1.5) == 1.5 * (2 + 3 * 30)
+
+
+def test_models_that_take_turns_are_loaded_anew() -> None:
+    one = Pace(load=2, once=0, epoch=10)
+
+    assert run_seconds([one, one], 3, 1) == 4 + 3 * (20 + 2)
+
+
+paces = st.lists(
+    st.builds(Pace, load=st.floats(0, 100), once=st.floats(0, 100), epoch=st.floats(0, 1000)), min_size=1, max_size=6
+)
+
+
+@given(paces=paces, epochs=st.integers(1, 10), at_once=st.integers(1, 6))
+def test_a_run_takes_as_long_as_its_slowest_model_and_no_longer_than_all_in_turn(
+    paces: list[Pace], epochs: int, at_once: int
+) -> None:
+    each = [run_seconds([pace], epochs, 1) for pace in paces]
+
+    together = run_seconds(paces, epochs, min(at_once, len(paces)))
+
+    assert max(each) <= together * (1 + 1e-9)
+    assert together <= run_seconds(paces, epochs, 1) * (1 + 1e-9)
+
+
+# -- a run ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_of_a_run_has_its_parts_totals_and_time(llama: ModelInfo, gpt2: ModelInfo) -> None:
+    config = TrainingConfig.model_validate({"data": {"max_length": 100}})
+
+    found = run_estimate(
+        config,
+        [llama, gpt2],
+        free_bytes=2**34,
+        cores=4,
+        longest_row=lambda key: 80,
+        reading={"llama": READING, "gpt2": READING},
+    )
+
+    assert (found.at_once, found.threads) == (2, 2)
+    assert found.seconds == pytest.approx(max(model.seconds or 0 for model in found.models), rel=1e-4)
+    wire = found.wire()["models"][0]
+    assert wire["key"] == "llama"
+    assert wire["tokens_per_epoch"] == 90 * 50
+    assert wire["memory"]["total"] == memory_of(llama, config, wire["tokens_at_once"]).total
+    assert wire["disk"]["total"] == disk_of(llama, config).total
+
+
+def test_no_time_is_told_of_rows_that_are_not_known(llama: ModelInfo, gpt2: ModelInfo) -> None:
+    found = run_estimate(
+        TrainingConfig(),
+        [llama, gpt2],
+        free_bytes=2**34,
+        cores=2,
+        longest_row=lambda key: None,
+        reading={"llama": READING},
+    )
+
+    assert found.seconds is None
+    assert [model.seconds is None for model in found.models] == [False, True]
+    assert found.models[1].tokens_per_epoch is None

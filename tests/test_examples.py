@@ -11,29 +11,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from oneseek import child
 from oneseek.chat.render import Rendered, render_completion
 from oneseek.chat.template import ChatTemplate
 from oneseek.chat.turns import Span
+from oneseek.datasets.formats import UsedFormat
+from oneseek.datasets.tokens import IGNORED, Encoder, Example, label, load_tokenizer
 from oneseek.engine import examples
-from oneseek.engine.examples import (
-    IGNORED,
-    Encoder,
-    Example,
-    NumberedRow,
-    encode_rows,
-    encoder_for,
-    label,
-    load_tokenizer,
-    numbered_rows,
-)
-from oneseek.errors import WorkerFailed
-from oneseek.executors import child
+from oneseek.engine.examples import NumberedRow, encode_rows, encoder_for, numbered_rows
+from oneseek.errors import ModelError, WorkerFailed
 from support.tiny_models import assignment
 
 TEMPLATE = ChatTemplate(
@@ -60,7 +53,7 @@ def byte_tokenizer(*, trim_offsets: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def encoder(format: str, max_length: int = 100, bos: str = "<s>", eos: str = "</s>") -> Encoder:  # noqa: A002
+def encoder(format: UsedFormat, max_length: int = 100, bos: str = "<s>", eos: str = "</s>") -> Encoder:  # noqa: A002
     chat = format == "messages"
     tokens = {"bos_token": bos, "eos_token": eos}
     return Encoder(byte_tokenizer(), TEMPLATE if chat else None, tokens, format, max_length)
@@ -84,7 +77,7 @@ def contents(example: Example) -> tuple[object, ...]:
 def test_a_chat_is_learned_on_its_assistant_turns_alone() -> None:
     chat = encoder("messages")
 
-    example = chat.encode(CHAT)
+    example = chat.encode(CHAT)[0]
 
     assert learned(chat.tokenizer, example.labels) == [*"ÃĸppetĠnu", "</s>", "Ċ"]
     assert sum(example.answer_mask) == len("Öppet nu".encode()) == example.answer_bytes
@@ -95,7 +88,7 @@ def test_a_chat_is_learned_on_its_assistant_turns_alone() -> None:
 def test_a_completion_is_learned_with_its_end_and_its_prompt_is_not() -> None:
     plain = encoder("prompt_completion")
 
-    example = plain.encode({"prompt": "a b", "completion": " cd"})
+    example = plain.encode({"prompt": "a b", "completion": " cd"})[0]
 
     assert learned(plain.tokenizer, example.labels) == ["Ġ", "c", "d", "</s>"]
     assert plain.tokenizer.id_to_token(example.input_ids[0]) == "<s>"
@@ -105,7 +98,7 @@ def test_a_completion_is_learned_with_its_end_and_its_prompt_is_not() -> None:
 def test_a_text_is_learned_whole_but_for_the_token_that_begins_it() -> None:
     plain = encoder("text")
 
-    example = plain.encode({"text": "abc"})
+    example = plain.encode({"text": "abc"})[0]
 
     assert learned(plain.tokenizer, example.labels) == ["a", "b", "c", "</s>"]
     assert [plain.tokenizer.id_to_token(token) for token in example.input_ids] == ["<s>", *"abc", "</s>"]
@@ -126,7 +119,7 @@ def test_the_first_token_is_never_learned_since_nothing_predicts_it() -> None:
 def test_plain_text_gets_a_token_before_it_that_predicts_its_first(bos: str, before: str) -> None:
     plain = without_leading_token(encoder("text", bos=bos))
 
-    example = plain.encode({"text": "åbc"})
+    example = plain.encode({"text": "åbc"})[0]
 
     assert [plain.tokenizer.id_to_token(token) for token in example.input_ids] == [before, *"Ã¥bc", "</s>"]
     assert learned(plain.tokenizer, example.labels) == [*"Ã¥bc", "</s>"]
@@ -136,16 +129,16 @@ def test_plain_text_gets_a_token_before_it_that_predicts_its_first(bos: str, bef
 def test_a_token_before_plain_text_counts_towards_the_length() -> None:
     plain = without_leading_token(encoder("text", max_length=3))
 
-    example = plain.encode({"text": "abc"})
+    example = plain.encode({"text": "abc"})[0]
 
     assert (len(example.input_ids), example.truncated) == (3, True)
-    assert not without_leading_token(encoder("text", max_length=5)).encode({"text": "abc"}).truncated
+    assert not without_leading_token(encoder("text", max_length=5)).encode({"text": "abc"})[0].truncated
 
 
 def test_a_first_character_that_nothing_predicts_has_no_bytes_to_count() -> None:
     bare = without_leading_token(encoder("text", bos="", eos=""))
 
-    example = bare.encode({"text": "abc"})
+    example = bare.encode({"text": "abc"})[0]
 
     assert learned(bare.tokenizer, example.labels) == ["b", "c"]
     assert sum(example.answer_mask) == example.answer_bytes == 2
@@ -155,7 +148,7 @@ def test_a_row_without_a_token_has_no_bytes_to_count() -> None:
     bare = without_leading_token(encoder("text", bos="", eos=""))
     bare.tokenizer.normalizer = normalizers.Replace("x", "")
 
-    example = bare.encode({"text": "xx"})
+    example = bare.encode({"text": "xx"})[0]
 
     assert (len(example.input_ids), len(example.labels), example.answer_bytes) == (0, 0, 0)
 
@@ -181,16 +174,34 @@ def test_rows_keep_the_lines_that_they_stand_on(tmp_path: Path) -> None:
     assert sorted(lines) == [(2 * number + 2, f"row {number}") for number in range(6)]
 
 
-def test_a_row_is_cut_from_its_end_and_says_so() -> None:
-    whole = encoder("text").encode({"text": "abcdef"})
+def test_a_validation_dataset_is_validated_on_whole_and_the_other_trained_on_whole(tmp_path: Path) -> None:
+    dataset, validation = tmp_path / "rows.jsonl", tmp_path / "validation.jsonl"
+    dataset.write_text('{"text": "a"}\n{"text": "b"}\n')
+    validation.write_text('{"text": "a"}\n')
+    told = msgspec.structs.replace(
+        assignment(tmp_path, dataset, tmp_path, format="text", strategy="standard"),
+        validation_path=str(validation),
+        validation_sha256=hashlib.sha256(validation.read_bytes()).hexdigest(),
+    )
 
-    cut = encoder("text", max_length=4).encode({"text": "abcdef"})
+    training, validating = numbered_rows(told)
+
+    assert (training, validating) == ([(1, {"text": "a"}), (2, {"text": "b"})], [(1, {"text": "a"})])
+    validation.write_text('{"text": "c"}\n')
+    with pytest.raises(WorkerFailed, match=r"validation\.jsonl has changed"):
+        numbered_rows(told)
+
+
+def test_a_row_is_cut_from_its_end_and_says_so() -> None:
+    whole = encoder("text").encode({"text": "abcdef"})[0]
+
+    cut = encoder("text", max_length=4).encode({"text": "abcdef"})[0]
 
     assert cut.truncated
     assert contents(replace(cut, truncated=False)) == contents(
         replace(whole, input_ids=whole.input_ids[:4], labels=whole.labels[:4], answer_mask=whole.answer_mask[:4])
     )
-    assert not encoder("text", max_length=len(whole.input_ids)).encode({"text": "abcdef"}).truncated
+    assert not encoder("text", max_length=len(whole.input_ids)).encode({"text": "abcdef"})[0].truncated
 
 
 def test_a_token_that_only_touches_a_learned_span_is_not_learned() -> None:
@@ -237,10 +248,9 @@ def test_a_model_without_a_readable_tokenizer_is_refused(tmp_path: Path, content
     if content is not None:
         (tmp_path / "tokenizer.json").write_bytes(content)
 
-    with pytest.raises(WorkerFailed) as failed:
+    with pytest.raises(ModelError) as failed:
         load_tokenizer(tmp_path)
 
-    assert failed.value.kind == "refused"
     assert "tokenizer.json" in failed.value.problem
 
 
@@ -325,19 +335,21 @@ def test_many_rows_are_encoded_as_each_is_alone() -> None:
 
     encoded = encode_rows(texts, rows, "town.jsonl")
 
-    assert [contents(example) for example in encoded] == [contents(texts.encode(row)) for _, row in rows]
+    assert [contents(example) for example in encoded] == [contents(texts.encode(row)[0]) for _, row in rows]
 
 
 # -- what is kept between runs -------------------------------------------------------------------------------------
 
 
+SAYS_ALL = "{% for m in messages %}[{{ m.role }}] {{ m.content }}</s>{% endfor %}"
+ANOTHER = SAYS_ALL.replace("[", "<").replace("]", ">")
 TEXTS = [NumberedRow(number, {"text": f"row {number}"}) for number in range(5)]
 
 
 def model_directory(place: Path, *, tokenizer: Tokenizer | None = None, **settings: Any) -> Path:
     place.mkdir(exist_ok=True)
     (tokenizer or byte_tokenizer()).save(str(place / "tokenizer.json"))
-    settings = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{{ messages[0].content }}", **settings}
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": SAYS_ALL, **settings}
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
     (place / "config.json").write_text(json.dumps({"model_type": "llama"}))
     return place
@@ -441,10 +453,9 @@ def test_the_lines_of_rows_are_no_part_of_what_they_are_encoded_to(tmp_path: Pat
     "changes",
     [
         {"format": "prompt_completion"},
-        {"strategy": "chat"},
         {"max_length": 4},
     ],
-    ids=["format", "strategy", "length"],
+    ids=["format", "length"],
 )
 def test_another_assignment_encodes_anew(tmp_path: Path, changes: dict[str, Any]) -> None:
     rows = [NumberedRow(1, {"text": "a", "prompt": "a", "completion": "b"})]
@@ -457,15 +468,15 @@ def test_another_assignment_encodes_anew(tmp_path: Path, changes: dict[str, Any]
 
 @pytest.mark.parametrize("change", ["tokenizer", "template", "special token"])
 def test_another_model_encodes_anew(tmp_path: Path, change: str) -> None:
-    strategy = "chat" if change == "template" else "standard"
-    encode_rows(caching(tmp_path, strategy=strategy), TEXTS, "town.jsonl")
+    form, rows = ("messages", [NumberedRow(1, CHAT)]) if change == "template" else ("text", TEXTS)
+    encode_rows(caching(tmp_path, format=form), rows, "town.jsonl")
     tokenizer = byte_tokenizer()
     if change == "tokenizer":
         tokenizer.normalizer = normalizers.Lowercase()
-    settings = {"template": {"chat_template": "{{ bos_token }}"}, "special token": {"eos_token": "<s>"}}.get(change, {})
+    settings = {"template": {"chat_template": ANOTHER}, "special token": {"eos_token": "<s>"}}.get(change, {})
 
     other = model_directory(tmp_path / "model", tokenizer=tokenizer, **settings)
-    encode_rows(caching(tmp_path, other, strategy=strategy), TEXTS, "town.jsonl")
+    encode_rows(caching(tmp_path, other, format=form), rows, "town.jsonl")
 
     assert kept(tmp_path) == 2
 
@@ -485,12 +496,12 @@ def test_another_version_encodes_anew(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_number_of_the_encoding_is_that_of_what_rows_are_encoded_to() -> None:
     """Once this fails, `ENCODING` has to be raised, and the digest written down anew."""
     chat = {"messages": [*CHAT["messages"], {"role": "user", "content": "å  \n"}, *CHAT["messages"][1:]]}
-    rows: dict[str, list[dict[str, Any]]] = {
+    rows: dict[UsedFormat, list[dict[str, Any]]] = {
         "messages": [chat, CHAT],
         "prompt_completion": [{"prompt": "a b", "completion": "  cd\n"}],
         "text": [{"text": "€ abc"}, {"text": "a" * 200}],
     }
-    found = [contents(encoder(name).encode(row)) for name, each in rows.items() for row in each]
+    found = [contents(encoder(name).encode(row)[0]) for name, each in rows.items() for row in each]
 
     digest = hashlib.sha256(repr(found).encode()).hexdigest()
 

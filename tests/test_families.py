@@ -10,11 +10,16 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from oneseek.cli import oneseek
+from oneseek.engine.base_model import load_base_model
+from oneseek.engine.lora import attach
 from oneseek.engine.trainer import TorchTrainer
 from oneseek.engine.trial import computed
 from oneseek.registry.capabilities import lora_targets
+from oneseek.registry.coverage import coverage
 from oneseek.registry.discover import describe
 from support.tiny_models import assignment, write_rows, write_tokenizer
 
@@ -51,10 +56,34 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
 }
 
 
+# Besides these, what is peculiar about them: layers of two kinds, a name that is only a number, names that change when
+# the model is loaded, a head of several layers, shared experts.
+PECULIAR: dict[str, dict[str, Any]] = {
+    "Lfm3ForCausalLM": {**SIZES, "num_hidden_layers": 4},
+    "CTRLLMHeadModel": {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48, "n_positions": 128},
+    "BertLMHeadModel": {**SIZES, "is_decoder": True},
+    "DeepseekV3ForCausalLM": {
+        **SIZES,
+        "num_key_value_heads": 4,
+        "moe_intermediate_size": 48,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 8,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 8,
+    },
+}
+
+
 def write_family(directory: Path, name: str) -> Path:
     ids = write_tokenizer(directory)
     made = getattr(transformers, name)
-    config = made.config_class(**FAMILIES[name][0], **ids)
+    config = made.config_class(**(FAMILIES[name][0] if name in FAMILIES else PECULIAR[name]), **ids)
     torch.manual_seed(0)
     made(config).save_pretrained(directory)
     return directory
@@ -90,3 +119,35 @@ def test_a_model_of_every_family_trains_without_a_target_named_as_models_show_sa
     assert json.loads(shown.output)["computed"] == dict(zip(("attention", "head"), FAMILIES[name][1], strict=True)) | {
         "type": "Computed"
     }
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks for it
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.parametrize("name", [*FAMILIES, *PECULIAR])
+def test_the_matrix_of_every_family_is_what_peft_and_the_engine_put_adapters_on(name: str, tmp_path: Path) -> None:
+    info = describe(write_family(tmp_path / "m", name))
+    matrices = {found.targets: found for found in (coverage(info, "auto"), coverage(info, "all-linear"))}
+
+    for targets, found in matrices.items():
+        settings = LoraConfig(r=2, target_modules=list(targets), task_type="CAUSAL_LM")
+        wrapped = get_peft_model(load_base_model(Path(info.path), torch.float32), settings)
+        ours = attach(load_base_model(Path(info.path), torch.float32), targets, r=2, alpha=4, dropout=0)
+
+        theirs = [path for path, module in wrapped.named_modules() if isinstance(module, LoraLayer)]
+        assert list(found.paths) == sorted(path.removeprefix("base_model.model.") for path in theirs) == sorted(ours)
+        assert found.paths
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_what_is_said_to_be_forbidden_on_mamba_is(tmp_path: Path) -> None:
+    info = describe(write_family(tmp_path / "m", "MambaForCausalLM"))
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"Number {number}"} for number in range(12)])
+    settings: dict[str, Any] = {"format": "text", "strategy": "standard", "target_modules": ("dt_proj",)}
+    trainer = TorchTrainer(assignment(tmp_path / "m", rows, tmp_path / "work", **settings))
+    trainer.prepare()
+
+    with pytest.raises(ValueError, match="incompatible"):
+        get_peft_model(load_base_model(tmp_path / "m", torch.float32), LoraConfig(target_modules=["out_proj"]))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        trainer.train_epoch(1, [5e-3], (), lambda _: None)
+    assert sorted(info.forbidden) == ["dt_proj", "out_proj"]

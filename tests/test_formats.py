@@ -12,9 +12,12 @@ from oneseek.datasets.formats import (
     FIELDS_OF,
     METHOD_OF,
     STRATEGY_OF,
+    USED_AS,
+    Fault,
     Format,
     check_row,
     detect,
+    no_format,
     normalise_row,
     row_digest,
 )
@@ -24,7 +27,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-FORMATS: list[Format] = ["messages", "text", "prompt_completion", "preference", "preference_chat"]
+FORMATS: list[Format] = list(USED_AS)
 
 
 def turn(role: str, content: object = "hej") -> dict[str, Any]:
@@ -33,6 +36,29 @@ def turn(role: str, content: object = "hej") -> dict[str, Any]:
 
 def chat(*roles: str) -> dict[str, Any]:
     return {"messages": [turn(role) for role in roles]}
+
+
+def said(speaker: str, value: object = "hej") -> dict[str, Any]:
+    return {"from": speaker, "value": value}
+
+
+def shared(*speakers: str, **fields: object) -> dict[str, Any]:
+    return {"conversations": [said(speaker) for speaker in speakers]} | fields
+
+
+def shared_pair(**fields: object) -> dict[str, Any]:
+    right = {"conversations": [said("human")], "chosen": said("gpt", "ja"), "rejected": said("gpt", "nej")}
+    return right | fields
+
+
+def task(**fields: object) -> dict[str, Any]:
+    return {"instruction": "Översätt.", "input": "Good morning", "output": "God morgon"} | fields
+
+
+def reason_of(fault: Fault | None) -> str:
+    """The words of a refusal."""
+    assert fault is not None
+    return fault.reason
 
 
 def pair(**fields: object) -> dict[str, Any]:
@@ -61,14 +87,29 @@ def chat_pair(**fields: object) -> dict[str, Any]:
         (pair(rejected=None, messages=[]), "messages"),
         (pair(rejected=None, completion="så"), "prompt_completion"),
         (pair(rejected=None), None),
-        (pair(prompt=None), None),
+        (pair(prompt=None), "preference"),
+        (pair(prompt=None, text="hur? så"), "preference"),
+        (pair(prompt=None, messages=[]), "messages"),
+        (pair(prompt=None, conversations=[]), "preference_sharegpt"),
+        (chat_pair(prompt=None), "preference_chat"),
+        (chat_pair(prompt=None, messages=[], conversations=[]), "preference_chat"),
+        (pair(prompt=None, chosen={}, rejected={}), None),
+        (shared("human", "gpt"), "sharegpt"),
+        (shared("human", "gpt", text="hej"), "sharegpt"),
+        (shared_pair(), "preference_sharegpt"),
+        (shared_pair(prompt="hur?"), "preference"),
+        (shared_pair(rejected=None), "sharegpt"),
+        (task(), "alpaca"),
+        (task(text="hela"), "alpaca"),
+        (task(input=None), "alpaca"),
+        (task(output=None), None),
         (pair(chosen=[]), "preference"),
         (pair(prompt=[], rejected=[]), "preference_chat"),
         (pair(chosen=7), "preference"),
         (pair(prompt={}, chosen=7, rejected=[]), "preference_chat"),
         (pair(prompt={}, chosen=7, rejected={}), None),
         (pair(prompt={}, chosen={}, rejected={}, messages=[]), None),
-        ({"instruction": "gör", "output": "gjort"}, None),
+        ({"instruction": "gör", "output": ""}, "alpaca"),
         ({}, None),
         (["text"], None),
         ("text", None),
@@ -80,8 +121,18 @@ def test_the_format_is_detected_from_the_fields_of_a_row(row: object, expected: 
 
 def test_every_format_has_fields_a_strategy_and_a_method() -> None:
     assert set(FIELDS_OF) == set(STRATEGY_OF) == set(METHOD_OF) == set(FORMATS)
-    assert {name for name in FORMATS if STRATEGY_OF[name] == "chat"} == {"messages", "preference_chat"}
-    assert {name for name in FORMATS if METHOD_OF[name] == "dpo"} == {"preference", "preference_chat"}
+    assert all(USED_AS[used] == used for used in USED_AS.values())
+    assert [name for name in FORMATS if STRATEGY_OF[name] == "standard"] == [
+        "text",
+        "prompt_completion",
+        "alpaca",
+        "preference",
+    ]
+    assert [name for name in FORMATS if METHOD_OF[name] == "dpo"] == [
+        "preference",
+        "preference_chat",
+        "preference_sharegpt",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -113,10 +164,9 @@ def test_a_conversation_in_order_is_good(roles: tuple[str, ...]) -> None:
     ],
 )
 def test_roles_out_of_order_are_named_with_what_belongs_there(roles: tuple[str, ...], words: str) -> None:
-    reason = check_row(chat(*roles), "messages")
+    fault = check_row(chat(*roles), "messages")
 
-    assert reason is not None
-    assert words in reason
+    assert words in reason_of(fault)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +208,9 @@ def test_roles_out_of_order_are_named_with_what_belongs_there(roles: tuple[str, 
     ],
 )
 def test_a_bad_row_is_refused_in_plain_words(row: object, format: Format, words: str) -> None:  # noqa: A002
-    reason = check_row(row, format)
+    fault = check_row(row, format)
 
-    assert reason is not None
-    assert words in reason
+    assert words in reason_of(fault)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +229,9 @@ def test_a_bad_row_is_refused_in_plain_words(row: object, format: Format, words:
     ],
 )
 def test_a_bad_preference_of_text_is_refused_in_plain_words(row: object, words: str) -> None:
-    reason = check_row(row, "preference")
+    fault = check_row(row, "preference")
 
-    assert reason is not None
-    assert words in reason
+    assert words in reason_of(fault)
 
 
 @pytest.mark.parametrize(
@@ -221,10 +269,9 @@ def test_a_bad_preference_of_text_is_refused_in_plain_words(row: object, words: 
     ],
 )
 def test_a_bad_preference_of_messages_is_refused_in_plain_words(row: object, words: str) -> None:
-    reason = check_row(row, "preference_chat")
+    fault = check_row(row, "preference_chat")
 
-    assert reason is not None
-    assert words in reason
+    assert words in reason_of(fault)
 
 
 @pytest.mark.parametrize(
@@ -242,9 +289,9 @@ def test_a_preference_of_several_kinds_is_refused_with_all_three_of_them(
     kinds: str,
     format: Format,  # noqa: A002
 ) -> None:
-    reason = check_row(row, format)
+    fault = check_row(row, format)
 
-    assert reason == f"{kinds}: all three must be text, or all three lists of messages"
+    assert fault == Fault("wrong-type", f"{kinds}: all three must be text, or all three lists of messages")
 
 
 @pytest.mark.parametrize(
@@ -293,10 +340,10 @@ def test_an_assistant_may_call_tools_without_saying_anything() -> None:
         ]
     }
 
-    reason = check_row(row, "messages")
+    fault = check_row(row, "messages")
     used = normalise_row(row, "messages")
 
-    assert reason is None
+    assert fault is None
     assert used["messages"][1] == {"role": "assistant", "content": "", "tool_calls": calls}
     assert used["messages"][2] == {
         "role": "tool",
@@ -317,16 +364,308 @@ def deep(levels: int) -> dict[str, Any]:
         ({"role": "assistant", "content": "", "tool_calls": {"a": 1}}, "is an object, not a list"),
         ({"role": "assistant", "content": "", "tool_calls": ["a"]}, "something that is not an object"),
         ({"role": "assistant", "content": "", "tool_calls": [deep(100)]}, "nested too deeply"),
+        (
+            {"role": "assistant", "tool_calls": [{"name": "f", "arguments": json.dumps(deep(100))}]},
+            "nested too deeply",
+        ),
         ({"role": "assistant", "content": "", "tool_calls": [{"a": "\udfff"}]}, "half of a surrogate pair"),
         ({"role": "assistant", "content": "", "tool_calls": []}, "is empty"),
         ({"role": "assistant", "content": 5, "tool_calls": [{}]}, "is a number, not text"),
     ],
 )
 def test_tool_calls_that_no_template_could_take_are_refused(message: dict[str, Any], words: str) -> None:
-    reason = check_row({"messages": [turn("user"), message]}, "messages")
+    fault = check_row({"messages": [turn("user"), message]}, "messages")
 
-    assert reason is not None
-    assert words in reason
+    assert words in reason_of(fault)
+
+
+FUNCTION = {"name": "opening_hours", "arguments": {"place": "Badhuset"}}
+CALL = {"type": "function", "function": FUNCTION}
+TOOL = {"name": "opening_hours", "description": "När något öppnar.", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        CALL,
+        FUNCTION,
+        {"type": "function", "function": {**FUNCTION, "arguments": '{"place": "Badhuset"}'}},
+        {**FUNCTION, "arguments": '{"place":"Badhuset"}'},
+    ],
+    ids=["as templates take it", "bare", "arguments as text", "bare, arguments as text"],
+)
+def test_tool_calls_of_every_form_are_used_in_the_one_that_templates_take(call: dict[str, Any]) -> None:
+    row = {"messages": [turn("user"), {"role": "assistant", "tool_calls": [call]}]}
+
+    fault = check_row(row, "messages")
+    used = normalise_row(row, "messages")
+
+    assert fault is None
+    assert used["messages"][1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize("arguments", ["", "not JSON", "[1]", "7", '"\\ud800"', "[" * 5000])
+def test_arguments_that_are_no_json_object_stay_as_they_are(arguments: str) -> None:
+    calls = [{"type": "function", "function": {"name": "f", "arguments": arguments}}]
+    row = {"messages": [turn("user"), {"role": "assistant", "tool_calls": calls}]}
+
+    assert check_row(row, "messages") is None
+    assert normalise_row(row, "messages")["messages"][1]["tool_calls"] == calls
+
+
+def test_several_calls_at_once_are_followed_by_several_results() -> None:
+    calling = {"role": "assistant", "content": "Jag ser efter.", "tool_calls": [CALL, CALL]}
+    row = {"messages": [turn("user"), calling, turn("tool"), turn("tool"), turn("assistant")]}
+
+    assert check_row(row, "messages") is None
+
+
+def test_a_call_without_a_result_is_not_followed_by_an_answer() -> None:
+    row = {"messages": [turn("user"), {"role": "assistant", "tool_calls": [CALL]}, turn("assistant")]}
+
+    assert "message 3 is assistant and follows assistant" in reason_of(check_row(row, "messages"))
+
+
+@pytest.mark.parametrize(
+    ("row", "format"),
+    [
+        (chat("user", "assistant"), "messages"),
+        (shared("human", "gpt"), "sharegpt"),
+        (chat_pair(), "preference_chat"),
+        (
+            chat_pair(
+                prompt=None, chosen=[turn("user"), turn("assistant", "a")], rejected=[turn("user"), turn("assistant")]
+            ),
+            "preference_chat",
+        ),
+        (shared_pair(), "preference_sharegpt"),
+    ],
+    ids=["messages", "sharegpt", "preference", "implied prompt", "preference of turns"],
+)
+@pytest.mark.parametrize(
+    "tools",
+    [[TOOL], [{"type": "function", "function": TOOL}], json.dumps([TOOL])],
+    ids=["bare", "as templates take them", "text"],
+)
+def test_tools_of_a_row_are_used_in_the_form_that_templates_take(
+    row: dict[str, Any],
+    format: Format,  # noqa: A002
+    tools: object,
+) -> None:
+    offering = {**row, "tools": tools}
+
+    assert check_row(offering, format) is None
+    assert normalise_row(offering, format)["tools"] == [{"type": "function", "function": TOOL}]
+
+
+@pytest.mark.parametrize("tools", [None, "", " ", [], "[]"])
+def test_no_tools_leave_nothing_behind(tools: object) -> None:
+    row = chat("user", "assistant") | {"tools": tools}
+
+    assert check_row(row, "messages") is None
+    assert normalise_row(row, "messages") == chat("user", "assistant")
+
+
+@pytest.mark.parametrize(
+    ("tools", "kind", "words"),
+    [
+        ("a tool", "wrong-type", "'tools' is text, but not JSON of a list"),
+        ("{}", "wrong-type", "'tools' is an object, not a list"),
+        ({"a": 1}, "wrong-type", "'tools' is an object, not a list"),
+        (["a"], "wrong-type", "'tools' holds something that is not an object"),
+        ([deep(100)], "nested-too-deeply", "'tools' is nested too deeply"),
+        (json.dumps([deep(100)]), "nested-too-deeply", "'tools' is nested too deeply"),
+        ([{"name": "\ud800"}], "surrogate", "'tools' holds half of a surrogate pair"),
+    ],
+)
+def test_tools_that_no_template_could_take_are_refused(tools: object, kind: str, words: str) -> None:
+    fault = check_row(chat("user", "assistant") | {"tools": tools}, "messages")
+
+    assert words in reason_of(fault)
+    assert fault is not None
+    assert fault.kind == kind
+
+
+def test_turns_of_sharegpt_are_used_as_messages() -> None:
+    row = {
+        "system": "Var artig.",
+        "conversations": [
+            said("human", "När öppnar badet?"),
+            said("gpt", "Jag ser efter."),
+            said("function_call", json.dumps(FUNCTION)),
+            said("observation", "9-17"),
+            said("model", "Klockan nio."),
+            said("user", "Och biblioteket?"),
+            said("function_call", json.dumps([FUNCTION, CALL])),
+            said("tool", ""),
+            said("observation", "10-18"),
+            said("assistant", "Klockan tio."),
+        ],
+        "id": 7,
+    }
+
+    fault = check_row(row, "sharegpt")
+    used = normalise_row(row, "sharegpt")
+
+    assert fault is None
+    assert used == {
+        "messages": [
+            turn("system", "Var artig."),
+            turn("user", "När öppnar badet?"),
+            turn("assistant", "Jag ser efter.") | {"tool_calls": [CALL]},
+            turn("tool", "9-17"),
+            turn("assistant", "Klockan nio."),
+            turn("user", "Och biblioteket?"),
+            turn("assistant", "") | {"tool_calls": [CALL, CALL]},
+            turn("tool", ""),
+            turn("tool", "10-18"),
+            turn("assistant", "Klockan tio."),
+        ]
+    }
+
+
+@pytest.mark.parametrize("system", [None, "", " "])
+def test_a_system_field_that_says_nothing_is_no_message(system: str | None) -> None:
+    row = shared("human", "gpt", system=system)
+
+    assert check_row(row, "sharegpt") is None
+    assert normalise_row(row, "sharegpt") == chat("user", "assistant")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "words"),
+    [
+        (shared(), "empty-content", "'conversations' is empty"),
+        ({"conversations": "hej"}, "wrong-type", "'conversations' is text, not a list"),
+        ({"conversations": ["hej"]}, "wrong-type", "message 1 of 'conversations' is text, not an object"),
+        ({"conversations": [turn("user")]}, "missing-field", "message 1 of 'conversations' has no 'from'"),
+        ({"conversations": [{"from": "human"}]}, "missing-field", "message 1 of 'conversations' has no 'value'"),
+        ({"conversations": [said("human", 7)]}, "wrong-type", "'value' of message 1 of 'conversations' is a number"),
+        ({"conversations": [{"from": 7, "value": "a"}]}, "wrong-type", "the 'from' of message 1 of 'conversations' is"),
+        (shared("human", "bing"), "unknown-role", "is from the unknown 'bing' (known: system, human, user, gpt,"),
+        ({"conversations": [said("human", " ")]}, "empty-content", "the 'value' of message 1 of 'conversations' is"),
+        ({"conversations": [said("human", "\ud800")]}, "surrogate", "half of a surrogate pair"),
+        (shared("human"), "no-assistant-turn", "there is no assistant turn"),
+        (shared("system"), "no-assistant-turn", "there is only a system message"),
+        (shared("gpt", "human"), "roles-out-of-order", "message 1 of 'conversations' is assistant and comes first"),
+        (shared("human", "gpt", "gpt"), "roles-out-of-order", "message 3 of 'conversations' is assistant and follows"),
+        (
+            shared("system", "human", "gpt", system="hej"),
+            "roles-out-of-order",
+            "message 1 of 'conversations' is system and follows system, where user belongs",
+        ),
+        (shared("human", "gpt", system=7), "wrong-type", "'system' is a number, not text"),
+        (
+            shared("human", "function_call"),
+            "wrong-type",
+            "'value' of message 2 of 'conversations' is not JSON of a call",
+        ),
+        (
+            {"conversations": [said("human"), said("function_call", '["a"]')]},
+            "wrong-type",
+            "tool_calls of message 2 of 'conversations' holds something that is not an object",
+        ),
+        (
+            {"conversations": [said("human"), said("function_call", json.dumps(deep(100)))]},
+            "nested-too-deeply",
+            "nested too deeply",
+        ),
+    ],
+)
+def test_a_bad_row_of_sharegpt_is_refused_in_plain_words(row: object, kind: str, words: str) -> None:
+    fault = check_row(row, "sharegpt")
+
+    assert words in reason_of(fault)
+    assert fault is not None
+    assert fault.kind == kind
+
+
+def test_the_fields_of_alpaca_are_used_as_a_prompt_with_headings() -> None:
+    row = task(system="Svara kort.", history=[["Hej!", "Hej, vad kan jag göra?"]])
+
+    fault = check_row(row, "alpaca")
+    used = normalise_row(row, "alpaca")
+
+    assert fault is None
+    assert used == {
+        "prompt": "Svara kort.\n\n### Instruction:\nHej!\n\n### Response:\nHej, vad kan jag göra?\n\n"
+        "### Instruction:\nÖversätt.\n\n### Input:\nGood morning\n\n### Response:\n",
+        "completion": "God morgon",
+    }
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n"])
+def test_fields_of_alpaca_that_say_nothing_get_no_heading(nothing: str | None) -> None:
+    row = task(input=nothing, system=nothing)
+
+    assert check_row(row, "alpaca") is None
+    assert normalise_row(row, "alpaca")["prompt"] == "### Instruction:\nÖversätt.\n\n### Response:\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "words"),
+    [
+        (task(instruction=""), "empty-content", "'instruction' is empty"),
+        (task(output=" "), "empty-content", "'output' is empty"),
+        (task(output=["a", "b"]), "wrong-type", "'output' is a list, not text"),
+        (task(input=7), "wrong-type", "'input' is a number, not text"),
+        (task(system=[]), "wrong-type", "'system' is a list, not text"),
+        (task(input="\udfff"), "surrogate", "'input' holds half of a surrogate pair"),
+        (task(history="hej"), "wrong-type", "'history' is text, not a list"),
+        (task(history=[["a", "b"], ["c"]]), "wrong-type", "turn 2 of 'history' is not a list of a question and its"),
+        (task(history=[["a", ""]]), "empty-content", "the answer of turn 1 of 'history' is empty"),
+        (task(history=[[None, "b"]]), "wrong-type", "the question of turn 1 of 'history' is null"),
+        (task(output=None), "missing-field", "field 'output' is null"),
+    ],
+)
+def test_a_bad_row_of_alpaca_is_refused_in_plain_words(row: object, kind: str, words: str) -> None:
+    fault = check_row(row, "alpaca")
+
+    assert words in reason_of(fault)
+    assert fault is not None
+    assert fault.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [({"prompt": "a"}, "'prompt'"), ({}, "none"), ({str(n): n for n in range(12)}, "'8', '9', …")],
+)
+def test_a_row_of_no_known_format_is_told_with_its_fields(row: object, fields: str) -> None:
+    assert no_format(row).kind == "no-known-format"
+    assert no_format(row).reason.endswith(f"{fields})")
+
+
+def test_a_preference_of_objects_is_told_what_it_holds() -> None:
+    fault = no_format(pair(prompt={}, chosen={}, rejected={}))
+
+    assert fault.kind == "wrong-type"
+    assert fault.reason.startswith("prompt is an object, chosen is an object, rejected is an object: all three must be")
+    assert no_format(["a"]) == Fault("wrong-type", "the row is a list, not an object")
+
+
+@pytest.mark.parametrize(
+    ("row", "format", "kind"),
+    [
+        (chat("user", "gpt"), "messages", "unknown-role"),
+        (chat("assistant"), "messages", "roles-out-of-order"),
+        (chat("user"), "messages", "no-assistant-turn"),
+        ({"messages": [turn("user", [{"type": "image_url"}])]}, "messages", "unsupported-content"),
+        ({"messages": [turn("user") | {"tool_calls": [CALL]}]}, "messages", "unsupported-content"),
+        ({"messages": [{"role": "user"}]}, "messages", "missing-field"),
+        ({"messages": [{"content": "hej"}]}, "messages", "missing-field"),
+        ({"messages": None}, "messages", "missing-field"),
+        ({"text": ""}, "text", "empty-content"),
+        ({"text": 7}, "text", "wrong-type"),
+        ({"text": "\ud800"}, "text", "surrogate"),
+        ({"text": "a"}, "messages", "other-format"),
+        (pair(rejected="så"), "preference", "same-answers"),
+    ],
+)
+def test_a_fault_is_of_the_kind_that_it_is_counted_by(row: object, format: Format, kind: str) -> None:  # noqa: A002
+    fault = check_row(row, format)
+
+    assert fault is not None
+    assert fault.kind == kind
 
 
 def test_normalising_keeps_only_what_is_used_and_joins_content_parts() -> None:
@@ -373,9 +712,10 @@ def test_a_row_digest_does_not_depend_on_the_order_of_fields() -> None:
 @settings(deadline=None)
 @given(row=JSON, format=st.sampled_from(FORMATS))
 def test_any_json_value_gets_a_verdict(row: object, format: Format) -> None:  # noqa: A002
-    reason = check_row(row, format)
+    fault = check_row(row, format)
 
-    assert reason is None or reason.strip()
+    assert fault is None or fault.reason.strip()
+    assert detect(row) or no_format(row).reason.strip()
 
 
 MESSAGES = st.lists(
@@ -388,13 +728,27 @@ MESSAGES = st.lists(
 )
 
 
+TURN = st.builds(
+    said,
+    st.sampled_from(["system", "human", "gpt", "function_call", "observation", "bot"]),
+    st.text(max_size=3) | st.just('{"name":"f"}'),
+)
+TURNS = st.lists(TURN, max_size=5)
+WORDS = st.text("ab \n:", max_size=8)
+
+
 @settings(deadline=None)
 @given(
     row=st.fixed_dictionaries({"messages": MESSAGES})
     | st.fixed_dictionaries({"text": st.text()})
     | st.fixed_dictionaries({"prompt": st.text(), "completion": st.text()})
     | st.fixed_dictionaries({"prompt": st.text(), "chosen": st.text(), "rejected": st.text()})
-    | st.fixed_dictionaries({"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}),
+    | st.fixed_dictionaries({"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES})
+    | st.fixed_dictionaries({"chosen": MESSAGES, "rejected": MESSAGES})
+    | st.fixed_dictionaries({"chosen": WORDS, "rejected": WORDS})
+    | st.fixed_dictionaries({"conversations": TURNS}, optional={"system": st.text(max_size=2)})
+    | st.fixed_dictionaries({"conversations": TURNS, "chosen": TURN, "rejected": TURN})
+    | st.fixed_dictionaries({"instruction": WORDS, "output": WORDS}, optional={"input": WORDS, "system": WORDS}),
     format=st.sampled_from(FORMATS),
 )
 def test_a_good_row_stays_good_and_the_same_when_normalised(row: dict[str, Any], format: Format) -> None:  # noqa: A002
@@ -403,8 +757,8 @@ def test_a_good_row_stays_good_and_the_same_when_normalised(row: dict[str, Any],
 
     used = normalise_row(row, format)
 
-    assert check_row(used, format) is None
-    assert normalise_row(used, format) == used
-    assert detect(used) == format
+    assert check_row(used, USED_AS[format]) is None
+    assert normalise_row(used, USED_AS[format]) == used
+    assert detect(used) == USED_AS[format]
     assert json.loads(json.dumps(used)) == used
     assert len(row_digest(used)) == 32

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from oneseek.engine.examples import IGNORED, Example
+from oneseek.datasets.tokens import IGNORED, Example
 from oneseek.engine.forward import Forward, Item, choose_forward, learned, pack, pad, sequences
 from oneseek.engine.forward import _other as turned
 from oneseek.engine.head import CHUNK, head_nats

@@ -21,12 +21,12 @@ from filelock import FileLock
 from rich.console import Console
 
 import oneseek
-from oneseek import runs
+from oneseek import child, runs
 from oneseek.cli import oneseek as command
 from oneseek.cli.generate import _showing
 from oneseek.config.sources import resolve
 from oneseek.errors import ConfigError, ModelError, OneSeekError, RunError, SelectionError, StorageError, WorkerFailed
-from oneseek.executors import answering, child
+from oneseek.executors import answering
 from oneseek.files.layout import RunDirectory
 from oneseek.runs import AnswerFinished, Generated, TokenGenerated
 from support.tiny_models import chat_rows, write_model, write_rows

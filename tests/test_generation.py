@@ -18,8 +18,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from oneseek.chat.template import ChatTemplate
+from oneseek.datasets.tokens import Encoder, load_tokenizer
 from oneseek.engine.create import create
-from oneseek.engine.examples import Encoder, load_tokenizer
 from oneseek.engine.forward import PACKED
 from oneseek.engine.generation import Sampling, Speaker, _Writer, answer, answers, load_with_adapter, speaker_for
 from oneseek.engine.lora import adapter_config, adapter_parameters, adapter_state, attach, disabled
@@ -200,7 +200,7 @@ def test_plain_text_begins_as_it_does_in_training(llama: Path, bos_by_tokenizer:
         speaker.tokenizer.post_processor = None
     encoder = Encoder(speaker.tokenizer, None, speaker.special_tokens, "prompt_completion", 100)
 
-    learned = encoder.encode({"prompt": PROMPT, "completion": " 8-16"}).input_ids
+    learned = encoder.encode({"prompt": PROMPT, "completion": " 8-16"})[0].input_ids
 
     asked = speaker.encode(PROMPT)
     assert asked == tuple(learned)[: len(asked)]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from oneseek.datasets.tokens import IGNORED, Example
 from oneseek.engine import varlen
 from oneseek.engine.create import create
-from oneseek.engine.examples import IGNORED, Example
 from oneseek.engine.forward import Forward, choose_forward
 from oneseek.engine.interface import Damaged, EpochResult, Prepared, Progress
 from oneseek.engine.lora import LoraLinear

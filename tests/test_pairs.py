@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from oneseek.chat.template import ChatTemplate
-from oneseek.engine.examples import IGNORED, Encoder, NumberedRow
+from oneseek.datasets.formats import UsedFormat
+from oneseek.datasets.token_cache import TokenCache
+from oneseek.datasets.tokens import IGNORED, Encoder
+from oneseek.engine.examples import NumberedRow
 from oneseek.engine.pairs import Pair, encode_pairs
-from oneseek.engine.token_cache import TokenCache
 from oneseek.errors import WorkerFailed
 
 TEMPLATE = ChatTemplate(
@@ -42,7 +44,7 @@ def byte_tokenizer() -> Tokenizer:
 TOKENIZER = byte_tokenizer()
 
 
-def encoder(format: str = "preference", max_length: int = 100) -> Encoder:  # noqa: A002
+def encoder(format: UsedFormat = "preference", max_length: int = 100) -> Encoder:  # noqa: A002
     template = TEMPLATE if format == "preference_chat" else None
     return Encoder(TOKENIZER, template, {"bos_token": "<s>", "eos_token": "</s>"}, format, max_length)
 

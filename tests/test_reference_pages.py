@@ -20,8 +20,9 @@ def generate() -> dict[str, Any]:
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    (tmp_path / "configuration.md").write_bytes((DOCS / "configuration.md").read_bytes())
+def copy(generate: dict[str, Any], tmp_path: Path) -> Path:
+    for name in generate["PAGES"]:
+        (tmp_path / name).write_bytes((DOCS / name).read_bytes())
     return tmp_path
 
 
@@ -44,8 +45,7 @@ def test_a_page_that_differs_is_named_by_check_and_left_alone(
 def test_a_page_that_differs_is_written_and_what_people_wrote_stays(generate: dict[str, Any], copy: Path) -> None:
     page = copy / "configuration.md"
     right = page.read_text()
-    before, _, rest = right.partition(reference.BEGIN)
-    page.write_text(f"{before}{reference.BEGIN}\nold\n{reference.END}{rest.partition(reference.END)[2]}")
+    page.write_text(reference.filled(reference.filled(right, "settings", "old"), "aliases", "older"))
 
     assert generate["main"]([], copy) == 0
     assert page.read_text() == right

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -305,6 +306,38 @@ def test_a_turn_in_which_nothing_is_tagged_is_not_learned() -> None:
     assert texts(rendered, rendered.supervised) == texts(rendered, rendered.answers) == ["Ja."]
 
 
+# Prints the tools with the system message, and the calls of them.
+TOOLED_TAGGED = """
+{%- if tools %}
+    {{- '<|im_start|>system\\n' + (messages[0].content + '\\n' if messages[0].role == 'system' else '') }}
+    {%- for tool in tools %}
+        {{- tool | tojson + '\\n' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages if not (tools and message.role == 'system') %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' %}
+        {%- generation %}
+            {{- message.content }}
+            {%- for call in message.tool_calls or [] %}
+                {{- '<tool_call>' + call | tojson + '</tool_call>' }}
+            {%- endfor %}
+            {{- '<|im_end|>' }}
+        {%- endgeneration %}
+    {%- else %}
+        {{- message.content + '<|im_end|>' }}
+    {%- endif %}
+    {{- '\\n' }}
+{%- endfor %}
+{{- '<|im_start|>assistant\\n' if add_generation_prompt else '' }}
+"""
+TOOLED = TOOLED_TAGGED.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": "När något öppnar.", "parameters": {}}}
+    for name in ("opening_hours", "phone_number")
+]
+
 CALLS: list[dict[str, Any]] = [
     {"role": "user", "content": "hej"},
     {
@@ -315,6 +348,69 @@ CALLS: list[dict[str, Any]] = [
     {"role": "tool", "content": "9-17"},
     {"role": "assistant", "content": "9-17"},
 ]
+
+
+@pytest.mark.parametrize("source", [TOOLED, TOOLED_TAGGED], ids=["grown", "tagged"])
+@pytest.mark.parametrize("system", [None, "Var artig."])
+def test_the_tools_of_a_row_are_printed_and_not_learned(source: str, system: str | None) -> None:
+    messages = [*conversation("hej", system=system), *CALLS[1:]]
+    template = ChatTemplate(source, TOKENS)
+
+    rendered = render_row({"messages": messages, "tools": TOOLS}, "messages", template, "</s>")
+
+    theirs, _ = render_jinja_template(conversations=[messages], tools=TOOLS, chat_template=source, **TOKENS)
+    assert [rendered.text] == theirs
+    assert "phone_number" in rendered.text
+    said = [text.removesuffix("\n") for text in texts(rendered, rendered.supervised)]
+    assert said == [f"<tool_call>{json.dumps(CALLS[1]['tool_calls'][0])}</tool_call><|im_end|>", "9-17<|im_end|>"]
+    assert texts(rendered, rendered.answers) == ["9-17"]
+
+
+def test_tools_do_not_hide_the_end_of_a_turn_from_a_prompt_that_is_always_there() -> None:
+    template = ChatTemplate(TOOLED.replace(" if add_generation_prompt else ''", ""), TOKENS)
+
+    rendered = render_messages(conversation("hej", "goddag"), template, TOOLS)
+
+    assert texts(rendered, rendered.supervised) == ["goddag<|im_end|>\n"]
+
+
+def test_the_tools_of_a_preference_are_printed_before_both_answers() -> None:
+    row = {"prompt": CALLS[:1], "chosen": CALLS[1:], "rejected": answer("Vet inte."), "tools": TOOLS}
+
+    pair = render_preference(row, "preference_chat", ChatTemplate(TOOLED, TOKENS), "</s>")
+
+    assert [rendered.text.count("phone_number") for rendered in pair] == [1, 1]
+    assert [texts(rendered, rendered.answers) for rendered in pair] == [["9-17"], ["Vet inte."]]
+
+
+@pytest.mark.parametrize("tools", [None, []])
+def test_a_row_without_tools_is_rendered_as_ever(tools: list[dict[str, Any]] | None) -> None:
+    template = ChatTemplate("{{ tools is none }}" + TOOLED, TOKENS)
+
+    assert template.render(CALLS, tools=tools) == template.render(CALLS)
+    assert template.render(CALLS).startswith("True")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (THINKS_LAST, "opening_hours"),
+        (TOOLED.replace("tool | tojson", "'tools'"), "opening_hours"),
+        (TOOLED.replace("in tools", "in tools[:1]"), "phone_number"),
+    ],
+    ids=["never reads them", "names none", "names the first"],
+)
+def test_tools_that_the_template_does_not_print_are_refused(source: str, name: str) -> None:
+    with pytest.raises(DatasetError) as refused:
+        render_messages(CALLS, ChatTemplate(source, TOKENS), TOOLS)
+
+    assert refused.value.problem == f"The chat template does not print the row's tool '{name}'."
+    assert "remove `tools`" in refused.value.fix
+
+
+def test_a_tool_without_a_name_is_refused() -> None:
+    with pytest.raises(DatasetError, match="Tool 2 of the row has no function name"):
+        render_messages(CALLS, ChatTemplate(TOOLED, TOKENS), [TOOLS[0], {"type": "function", "function": {}}])
 
 
 @pytest.mark.parametrize("style", ["chatml", "tagged", "ends the text"])

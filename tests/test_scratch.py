@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from oneseek.engine.examples import load_tokenizer
+from oneseek.datasets.tokens import load_tokenizer
 from oneseek.engine.generation import answers, speaker_for
 from oneseek.engine.lora import disabled
 from oneseek.engine.scratch import Family, Scratch, train_base_model

@@ -291,6 +291,7 @@ def test_settings_that_quote_console_output_are_settings(tmp_path: Path) -> None
         ("a.json", "{", "line 1"),
         ("a.yaml", "!!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.json", '{"training":' + '{"a":' * 600 + "1" + "}" * 601, "nested too deeply"),
         ("a.yaml", "- a\n- b\n", "holds ['a', 'b'], not settings"),
         ("a.yaml", "just words", "holds 'just words', not settings"),
         ("a.yaml", "a: &a {x: 1}\nb: [" + "*a, " * 25 + "]\n", "more than 24 aliases"),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from oneseek.engine import token_cache
-from oneseek.engine.token_cache import TokenCache
+from oneseek.datasets import token_cache
+from oneseek.datasets.token_cache import TokenCache
 
 CONTENT = bytes(range(200))
 
@@ -155,7 +155,7 @@ def test_a_cache_that_cannot_be_read_is_said_and_missed(tmp_path: Path, caplog: 
 
 def test_a_warning_reaches_the_log_of_a_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     program = (
-        "import sys; from pathlib import Path; from oneseek.engine.token_cache import TokenCache; "
+        "import sys; from pathlib import Path; from oneseek.datasets.token_cache import TokenCache; "
         "TokenCache(Path(sys.argv[1])).put('key', b'')"
     )
     (tmp_path / "cache").write_text("a file where the directory should be")

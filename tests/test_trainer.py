@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from oneseek.datasets.tokens import IGNORED, Example
 from oneseek.engine.base_model import load_base_model
-from oneseek.engine.examples import IGNORED, Example
 from oneseek.engine.interface import Damaged, Progress
 from oneseek.engine.lora import adapter_parameters, adapter_state
 from oneseek.engine.order import draw, row_order

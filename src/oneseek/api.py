@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from oneseek import runs
-from oneseek.config.sources import resolve
+from oneseek.config.sources import Resolved, resolve
 from oneseek.files.layout import Home
-from oneseek.runs import AnswerFinished, KnownRun, Result, Watch, nobody
+from oneseek.registry.cache import cache_directory
+from oneseek.runs import AnswerFinished, KnownRun, Result, Verdict, Watch, nobody
 
 
 def home(root: str | Path | None = None, models_dir: str | Path | None = None) -> Home:
-    """Where things are: the arguments, else ONESEEK_HOME and MODELS_DIR, else the current directory and its models/."""
+    """Where things are: the arguments, else ONESEEK_HOME and MODELS_DIR, else the current directory and its models/;
+    and the Hugging Face cache, where its own variables say."""
     where = Path(root or os.environ.get("ONESEEK_HOME") or ".")
-    return Home(root=where, models=Path(models_dir or os.environ.get("MODELS_DIR") or where / "models"))
+    return Home(
+        root=where,
+        models=Path(models_dir or os.environ.get("MODELS_DIR") or where / "models"),
+        cache=cache_directory(os.environ),
+    )
 
 
 def train(
@@ -38,15 +44,29 @@ def train(
         PreflightError: with every finding, where something would have made the run fail.
         Failed: training failed; the run's journal says where it got to.
     """
-    flags = dict(settings or {})
-    if dataset is not None:
-        flags["data.dataset"] = str(dataset)
-    if base_models:
-        flags["model.base_models"] = list(base_models)
-    resolved = resolve(file=Path(config) if config else None, environment=os.environ, flags=flags)
+    resolved = _resolved(dataset, base_models, settings, config)
     with runs.submit(resolved.config, home(root, models_dir), problems=resolved.problems, watch=watch) as run:
         runs.train(run)
         return runs.result(run.directory, run.state)
+
+
+def validate(
+    dataset: str | Path | None = None,
+    base_models: Sequence[str] = (),
+    *,
+    settings: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+    root: str | Path | None = None,
+    models_dir: str | Path | None = None,
+    rehearse: bool = False,
+) -> Verdict:
+    """Everything that would make `train` with these arguments fail, and what it would take; nothing is started.
+
+    rehearse: where nothing is wrong, also take each model through one step, evaluation, save and reload, and throw
+        all of it away.
+    """
+    resolved = _resolved(dataset, base_models, settings, config)
+    return runs.validate(resolved.config, home(root, models_dir), problems=resolved.problems, rehearsed=rehearse)
 
 
 def resume(
@@ -96,6 +116,20 @@ def generate(
         base=base,
     )
     return (event for event in told if isinstance(event, AnswerFinished))
+
+
+def _resolved(
+    dataset: str | Path | None,
+    base_models: Sequence[str],
+    settings: Mapping[str, Any] | None,
+    config: str | Path | None,
+) -> Resolved:
+    flags = dict(settings or {})
+    if dataset is not None:
+        flags["data.dataset"] = str(dataset)
+    if base_models:
+        flags["model.base_models"] = list(base_models)
+    return resolve(file=Path(config) if config else None, environment=os.environ, flags=flags)
 
 
 def find_runs(root: str | Path | None = None, models_dir: str | Path | None = None) -> list[KnownRun]:

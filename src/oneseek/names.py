@@ -44,14 +44,14 @@ def display_name(key: str, directory_name: str, declared: str | None, name_or_pa
     return last if last and normalize_model_name(last) == key else directory_name
 
 
-def match_selection(wanted: str, keys: Collection[str]) -> str:
-    """The one key that `wanted` means.
+def matching_keys(wanted: str, keys: Collection[str]) -> list[str]:
+    """The keys that `wanted` may mean, sorted.
 
     Three levels, the first with a match decides: the same key; contained in a key; contained in a key when separators
     are ignored. Never the reverse: `mistral-7b-instruct` does not select `mistral-7b`.
 
     Raises:
-        SelectionError: nothing matches (the nearest keys are named), or several do on one level (all are named).
+        SelectionError: `wanted` is no name.
     """
     name = normalize_model_name(wanted)
     if not name:
@@ -62,18 +62,27 @@ def match_selection(wanted: str, keys: Collection[str]) -> str:
         [key for key in keys if name in key],
         [key for key in keys if bare in key.replace("-", "")],
     )
-    found = sorted(next((level for level in levels if level), []))
+    return sorted(next((level for level in levels if level), []))
+
+
+def match_selection(wanted: str, keys: Collection[str]) -> str:
+    """The one of `matching_keys`.
+
+    Raises:
+        SelectionError: nothing matches (the nearest keys are named), or several do on one level (all are named).
+    """
+    found = matching_keys(wanted, keys)
     if len(found) == 1:
         return found[0]
     if found:
         raise SelectionError(
             f"{wanted!r} means several base models: {', '.join(found)}.", "Write the whole name of one of them."
         )
-    nearest = difflib.get_close_matches(name, sorted(keys), n=3, cutoff=0.3) or sorted(keys)[:3]
+    near = difflib.get_close_matches(normalize_model_name(wanted), sorted(keys), n=3, cutoff=0.3) or sorted(keys)[:3]
     raise SelectionError(
         f"No base model matches {wanted!r}.",
-        f"The nearest are: {', '.join(nearest)}."
-        if nearest
+        f"The nearest are: {', '.join(near)}."
+        if near
         else "No base models were found; add one to the models directory (docs/base-models.md).",
     )
 

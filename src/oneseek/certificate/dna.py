@@ -29,7 +29,8 @@ class Dna(msgspec.Struct, frozen=True, kw_only=True):
 
 # What a person may change without changing a weight has no place in the recipe.
 _NOT_TRAINING = ("model", "output", "execution", "live_leaderboard", "metadata")
-_PATHS = ("dataset", "validation_dataset")
+# The rows used are told by their digests, whichever file they came from and whatever was left out of it.
+_TOLD_BY_ROWS = ("dataset", "validation_dataset", "bad_rows")
 _SEEN_NOT_LEARNED = ("checkpoint_every", "sample_prompts", "sample_tokens")
 
 
@@ -37,7 +38,7 @@ def recipe(state: RunState) -> dict[str, Any]:
     """Everything that the weights follow from: settings, rows with their split, base models with their targets."""
     config = {name: section for name, section in state.config.items() if name not in _NOT_TRAINING}
     config["model"] = {"quantization": state.config["model"]["quantization"]}
-    config["data"] = {name: value for name, value in config["data"].items() if name not in _PATHS}
+    config["data"] = {name: value for name, value in config["data"].items() if name not in _TOLD_BY_ROWS}
     config["training"] = {name: value for name, value in config["training"].items() if name not in _SEEN_NOT_LEARNED}
     config["training"]["rank_by"] = state.rank_by  # what the adaptive weights really followed
     if config["training"]["method"] != "dpo":

@@ -1,11 +1,11 @@
-"""What stands in the assistant's turns: the answers' own characters, and the tool calls."""
+"""What a rendering must show: the answers' own characters, the tool calls, and the tools."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from oneseek.chat.template import Message
-from oneseek.chat.turns import Span, content_of, function_name, spoken
+from oneseek.chat.template import ChatTemplate, Message, Tools
+from oneseek.chat.turns import Span, content_of, function_name, spoken, with_function_name
 from oneseek.errors import DatasetError
 
 
@@ -57,3 +57,25 @@ def require_printed_calls(messages: Sequence[Message], text: str, turns: Sequenc
                     f"The chat template does not print the tool call {name!r} of message {index + 1}.",
                     "Select a base model whose template takes tool calls, or remove them from the row.",
                 )
+
+
+def require_printed_tools(messages: Sequence[Message], tools: Tools, template: ChatTemplate) -> None:
+    """Tools that the template leaves out would be lost, and the model would learn to call what it was never shown.
+
+    They are looked for by other names than their own, which also stand in the calls.
+
+    Raises:
+        DatasetError: a tool without a name, or one that the template does not print.
+    """
+    marks = [f"tool_{number}_of_oneseek" for number in range(len(tools))]
+    marked = [with_function_name(tool, mark) for tool, mark in zip(tools, marks, strict=True)]
+    text = template.render(messages, tools=marked)
+    for number, (tool, mark) in enumerate(zip(tools, marks, strict=True), 1):
+        name = function_name(tool)
+        if not name:
+            raise DatasetError(f"Tool {number} of the row has no function name.", "Give every tool function.name.")
+        if mark not in text:
+            raise DatasetError(
+                f"The chat template does not print the row's tool {name!r}.",
+                "Select a base model whose template takes tools, or remove `tools` from the row.",
+            )

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from oneseek.chat.answers import find_answers, require_printed_calls
-from oneseek.chat.template import ChatTemplate, Message
+from oneseek.chat.answers import find_answers, require_printed_calls, require_printed_tools
+from oneseek.chat.template import ChatTemplate, Message, Tools
 from oneseek.chat.turns import Span, find_turns, turns_after
 from oneseek.errors import DatasetError, ModelError
 
@@ -44,7 +44,7 @@ def render_row(row: Mapping[str, Any], format: str, template: ChatTemplate | Non
     """
     match format:
         case "messages":
-            return render_messages(row["messages"], _needed(template))
+            return render_messages(row["messages"], _needed(template), row.get("tools"))
         case "prompt_completion":
             return render_completion(row["prompt"], row["completion"], eos)
         case "text":
@@ -77,25 +77,27 @@ def render_preference(
     prompt, chosen, rejected = row["prompt"], row["chosen"], row["rejected"]
     match format:
         case "preference_chat":
-            template = _needed(template)
-            return render_reply(prompt, chosen, template), render_reply(prompt, rejected, template)
+            template, tools = _needed(template), row.get("tools")
+            return render_reply(prompt, chosen, template, tools), render_reply(prompt, rejected, template, tools)
         case "preference":
             return render_completion(prompt, chosen, eos), render_completion(prompt, rejected, eos)
         case _:
             raise DatasetError(f"{format!r} is not a format of preferences.", "Use preference or preference_chat.")
 
 
-def render_messages(messages: Sequence[Message], template: ChatTemplate) -> Rendered:
-    """The assistant's turns of a conversation are learned.
+def render_messages(messages: Sequence[Message], template: ChatTemplate, tools: Tools | None = None) -> Rendered:
+    """The assistant's turns of a conversation are learned. `tools` are those that it may call.
 
     Raises:
         DatasetError, ModelError: as `ChatTemplate.render`; DatasetError also when the template does not let the
-            answers be found, or does not print a tool call.
+            answers be found, or does not print a tool or a tool call.
     """
-    return render_reply((), messages, template)
+    return render_reply((), messages, template, tools)
 
 
-def render_reply(prompt: Sequence[Message], reply: Sequence[Message], template: ChatTemplate) -> Rendered:
+def render_reply(
+    prompt: Sequence[Message], reply: Sequence[Message], template: ChatTemplate, tools: Tools | None = None
+) -> Rendered:
     """The assistant's turns in `reply` are learned, those in `prompt` are not.
 
     Raises:
@@ -103,8 +105,10 @@ def render_reply(prompt: Sequence[Message], reply: Sequence[Message], template: 
             the two be told apart.
     """
     messages = [*prompt, *reply]
-    text = template.render(messages)
-    turns = find_turns(messages, text, template)
+    text = template.render(messages, tools=tools)
+    if tools:
+        require_printed_tools(messages, tools, template)
+    turns = find_turns(messages, text, template, tools)
     require_printed_calls(messages, text, turns)
     learned = turns_after(prompt, messages, turns)
     answers = find_answers(reply, text, learned)

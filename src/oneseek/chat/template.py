@@ -16,12 +16,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from oneseek.errors import DatasetError, ModelError
 
 Message = Mapping[str, Any]  # role and content, both text; an assistant's tool_calls, a tool's name and tool_call_id
+Tools = Sequence[Mapping[str, Any]]  # functions that the assistant may call, as JSON schemas
 
 
 class ChatTemplate:
     """A base model's chat template, compiled once.
 
-    Templates see what transformers shows them (`messages`, `add_generation_prompt`, the special tokens, `tools` and
+    Templates see what transformers shows them (`messages`, `add_generation_prompt`, the special tokens, `tools`,
     `documents` as none, `raise_exception`, `tojson`), but for them it is always the same day (`strftime_now`).
     """
 
@@ -57,6 +58,7 @@ class ChatTemplate:
         self,
         messages: Sequence[Message],
         *,
+        tools: Tools | None = None,
         add_generation_prompt: bool = False,
         generation_marks: tuple[str, str] = ("", ""),
     ) -> str:
@@ -64,6 +66,7 @@ class ChatTemplate:
 
         Args:
             messages: the conversation.
+            tools: what the assistant may call in it; none of them is none, as templates expect.
             add_generation_prompt: end the text where the assistant would go on.
             generation_marks: what to print at the beginning and at the end of each `{% generation %}` block.
 
@@ -74,7 +77,7 @@ class ChatTemplate:
         begin, end = generation_marks
         values = {
             **self._special_tokens,
-            "tools": None,
+            "tools": tools or None,
             "documents": None,
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from oneseek.chat.template import ChatTemplate, Message
+from oneseek.chat.template import ChatTemplate, Message, Tools
 from oneseek.errors import DatasetError
 
 # Noncharacters: no text for interchange holds them (Unicode 16, section 23.7).
@@ -32,19 +33,21 @@ class Span(msgspec.Struct, frozen=True):
         return text[self.start : self.end]
 
 
-def find_turns(messages: Sequence[Message], text: str, template: ChatTemplate) -> list[Span]:
+def find_turns(
+    messages: Sequence[Message], text: str, template: ChatTemplate, tools: Tools | None = None
+) -> list[Span]:
     """The assistant's turns with their end markers, in order and disjoint.
 
     One for each tagged block, empty ones too, where the template has generation tags; else one for each message of the
-    assistant. `text` is what the template renders of `messages`.
+    assistant. `text` is what the template renders of `messages` and `tools`.
 
     Raises:
         DatasetError: the template does not let them be found, or one of its renderings fails.
         ModelError: the template does what the sandbox forbids.
     """
     if template.has_generation_tags:
-        return _tagged_turns(messages, text, template)
-    return _Growth(messages, text, template).turns()
+        return _tagged_turns(messages, text, template, tools)
+    return _Growth(messages, text, template, tools).turns()
 
 
 def turns_after(prompt: Sequence[Message], messages: Sequence[Message], turns: Sequence[Span]) -> list[Span]:
@@ -60,10 +63,10 @@ def turns_after(prompt: Sequence[Message], messages: Sequence[Message], turns: S
     return list(turns[before:])
 
 
-def _tagged_turns(messages: Sequence[Message], text: str, template: ChatTemplate) -> list[Span]:
+def _tagged_turns(messages: Sequence[Message], text: str, template: ChatTemplate, tools: Tools | None) -> list[Span]:
     if _BEGIN in text or _END in text:
         raise _reserved("U+FDD0 or U+FDD1", "these characters")
-    marked = template.render(messages, generation_marks=(_BEGIN, _END))
+    marked = template.render(messages, tools=tools, generation_marks=(_BEGIN, _END))
     pieces = re.split(f"([{_BEGIN}{_END}])", marked)  # text, mark, text, mark, …, text
     if "".join(pieces[::2]) != text or pieces[1::2] != [_BEGIN, _END] * (len(pieces) // 4):
         raise _hidden_answers("its generation tags are nested, or what stands in them is changed afterwards")
@@ -93,9 +96,9 @@ class _Growth:
     be equal in both, or the row is refused.
     """
 
-    def __init__(self, messages: Sequence[Message], text: str, template: ChatTemplate) -> None:
+    def __init__(self, messages: Sequence[Message], text: str, template: ChatTemplate, tools: Tools | None) -> None:
         self._messages, self._text, self._template = messages, text, template
-        self._render = template.render
+        self._render = partial(template.render, tools=tools) if tools else template.render
         self._spoken = spoken(messages)
 
     def turns(self) -> list[Span]:
@@ -130,7 +133,7 @@ class _Growth:
             return ""
         marked = [*history, _with_mark(answer, last)]
         between = self._render([*marked, question]).split(_ANSWER)
-        opening = self._render([question]).split(_ANSWER)[0].removeprefix(self._template.bos_token)
+        opening = self._template.render([question]).split(_ANSWER)[0].removeprefix(self._template.bos_token)
         after = self._render(marked).split(_ANSWER)
         if len(between) == 3 and len(after) == 2 and between[1].endswith(opening):
             end = between[1].removesuffix(opening)
@@ -222,10 +225,18 @@ def content_of(message: Message) -> str:
 
 
 def function_name(call: Mapping[str, Any]) -> str:
-    """What a tool call calls, in either of the forms in use; "" where it does not say."""
+    """What a tool call calls, or a tool is called, in either of the forms in use; "" where it does not say."""
     inside = call.get("function")
     name = (inside if isinstance(inside, Mapping) else call).get("name")
     return name if isinstance(name, str) else ""
+
+
+def with_function_name(call: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The same call or tool by another name."""
+    inside = call.get("function")
+    if isinstance(inside, Mapping):
+        return {**call, "function": {**inside, "name": name}}
+    return {**call, "name": name}
 
 
 def _with_mark(message: Message, index: int) -> Message:
@@ -235,11 +246,7 @@ def _with_mark(message: Message, index: int) -> Message:
     *calls, last = message.get("tool_calls") or [{}]
     if not function_name(last):
         raise _hidden_answers(f"message {index + 1} is empty, which leaves nothing to find it by")
-    inside = last.get("function")
-    named = {**last, "name": _ANSWER}
-    if isinstance(inside, Mapping):
-        named = {**last, "function": {**inside, "name": _ANSWER}}
-    return {**message, "tool_calls": [*calls, named]}
+    return {**message, "tool_calls": [*calls, with_function_name(last, _ANSWER)]}
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------

@@ -17,9 +17,11 @@ class LazyGroup(click.Group):
     commands_by_name: ClassVar[dict[str, tuple[str, str]]] = {
         "demo": ("oneseek.cli.demo:demo", "Make three small base models and train them, in a minute."),
         "train": ("oneseek.cli.train:train", "Train a LoRA adapter for each selected base model, side by side."),
+        "validate": ("oneseek.cli.validate:validate", "Say everything that would make a training fail; start nothing."),
         "resume": ("oneseek.cli.train:resume", "Go on with a run that was stopped or broken off."),
         "stop": ("oneseek.cli.train:stop", "Ask a running run to stop; it can be resumed."),
-        "models": ("oneseek.cli.models:models", "List base models and show what they can do."),
+        "models": ("oneseek.cli.models:models", "List base models, show what they can do, download them."),
+        "data": ("oneseek.cli.data:data", "Inspect, convert, count and keep datasets."),
         "runs": ("oneseek.cli.runs:runs", "List, show and watch runs."),
         "generate": ("oneseek.cli.generate:generate", "Ask the adapters of a run, and the base models beside them."),
         "config": ("oneseek.cli.config:config", "Show every setting and where its value comes from."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,15 @@ from rich.text import Text
 
 from oneseek.cli import options
 from oneseek.cli.output import terminal, write_json
-from oneseek.config.sources import resolve, rows_of
+from oneseek.config.json_schema import json_schema
+from oneseek.config.sources import rows_of
 from oneseek.preflight.finding import PreflightError
 from oneseek.preflight.rules.numbers import settings_findings
 
 
 @click.group()
 def config() -> None:
-    """Show every setting and where its value comes from."""
+    """Show every setting, where its value comes from, and what it may be."""
 
 
 @config.command(cls=options.ListsCommand, params=[*options.settings(), *options.as_json()])
@@ -29,7 +29,7 @@ def show(config_file: Path | None, assigned: tuple[str, ...], as_json: bool, **v
     \b
     BASE_MODELS=mistral-7b oneseek config show --config train.yaml --epochs 5
     """
-    resolved = resolve(file=config_file, environment=os.environ, flags=options.given(values, assigned))
+    resolved = options.resolved(config_file, values, assigned)
     if resolved.problems:
         raise PreflightError(settings_findings(resolved.problems))
     rows = rows_of(resolved)
@@ -43,6 +43,16 @@ def show(config_file: Path | None, assigned: tuple[str, ...], as_json: bool, **v
     for field, value, origin in rows:
         table.add_row(field, Text(_text(value)), Text(origin, style="dim" if origin == "default" else "bold"))
     terminal().print(table)
+
+
+@config.command
+def schema() -> None:
+    """JSON Schema (2020-12) of a configuration file, for editors and forms.
+
+    \b
+    oneseek config schema > oneseek.schema.json
+    """
+    write_json(json_schema())
 
 
 def _text(value: Any) -> str:

@@ -46,7 +46,7 @@ def demo(root: Path) -> None:
     }
     resolved = resolve(file=None, environment={}, flags=flags)
     with (
-        watching(resolved.config.live_leaderboard, as_json=False) as watch,
+        watching(as_json=False) as watch,
         runs.submit(resolved.config, at, problems=resolved.problems, watch=watch) as run,
     ):
         runs.train(run)

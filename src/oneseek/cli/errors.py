@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oneseek.errors import OneSeekError
-from oneseek.preflight.finding import Finding, PreflightError
+from oneseek.preflight.finding import Finding, PreflightError, wire
 
 
 def show(error: OneSeekError, *, as_json: bool) -> None:
@@ -31,7 +31,7 @@ def show(error: OneSeekError, *, as_json: bool) -> None:
 def body(error: OneSeekError) -> dict[str, Any]:
     shown: dict[str, Any] = {"code": type(error).__name__, "message": error.problem, "fix": error.fix}
     if isinstance(error, PreflightError):
-        shown["findings"] = [msgspec.to_builtins(finding) for finding in error.findings]
+        shown["findings"] = [wire(finding) for finding in error.findings]
     return shown
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +15,55 @@ from rich.table import Table
 from rich.text import Text
 
 from oneseek.api import home
-from oneseek.cli import options
-from oneseek.cli.output import size, terminal, write_json
-from oneseek.engine.interface import Computed
-from oneseek.errors import SelectionError
+from oneseek.cli import model_page, options
+from oneseek.cli.output import size, terminal, transfer, write_json, write_line
+from oneseek.config.schema import split_list
+from oneseek.executors.converting import convert_model
 from oneseek.executors.trying import try_model
+from oneseek.files.layout import Home
 from oneseek.names import match_selection
+from oneseek.registry.cache import cache_directory
 from oneseek.registry.capabilities import ModelInfo, lora_targets
-from oneseek.registry.discover import discover
+from oneseek.registry.coverage import coverage
+from oneseek.registry.discover import discover, lacks_parts
+from oneseek.registry.hub import is_hub_id, locate
+from oneseek.registry.pull import Pull, PullProgress, look_up
+from oneseek.registry.pull import pull as download
 
 
 @click.group()
 def models() -> None:
-    """List base models and show what they can do."""
+    """List base models, show what they can do, and download them."""
 
 
 @models.command("list", params=[*options.places(), *options.as_json()])
 def list_models(root: Path | None, models_dir: Path | None, as_json: bool) -> None:
-    """Every base model in the models directory; those that can't be used say why.
+    """Every base model in the models directory and in the Hugging Face cache; those that can't be used say why.
 
     \b
     oneseek models list --models-dir /srv/models
     """
     at = home(root, models_dir)
-    found = discover(at.models).models
+    cache = _cache(at)
+    discovery = discover(at.models, cache)
+    found, shadowed = discovery.models, discovery.shadowed
     if as_json:
-        write_json([described(model) for model in found])
+        write_json([described(model) | {"shadows": shadowed.get(model.key, [])} for model in found])
         return
     if not found:
         click.echo(
-            f"No base models in {at.models}. Put one there: a directory with config.json, tokenizer and weights."
+            f"No base models in {at.models} and in {cache}. Put one there: a directory with config.json, tokenizer and "
+            "weights; or download one: oneseek models pull ORG/NAME"
         )
         return
     table = Table()
-    for column in ("key", "family", "parameters", "size", "context", "chat", "usable"):
+    for column in ("key", "here", "family", "parameters", "size", "context", "chat", "usable"):
         table.add_column(column, justify="right" if column in ("parameters", "size", "context") else "left")
     for model in found:
         reason = "yes" if model.usable else f"no: {model.problems[0].problem}"
         table.add_row(
             Text(model.key),
+            Text(whereabouts(model)),
             Text(model.model_type or ""),
             f"{model.parameters:,}",
             size(model.size_bytes),
@@ -58,66 +72,136 @@ def list_models(root: Path | None, models_dir: Path | None, as_json: bool) -> No
             Text(reason, style="" if model.usable else "yellow"),
         )
     terminal().print(table)
+    for key, paths in shadowed.items():
+        terminal().print(Text(f"! {key} is the one in {at.models}; passed over: {', '.join(paths)}", style="yellow"))
 
 
 @models.command(params=[*options.places(), *options.as_json()])
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+def pull(names: tuple[str, ...], root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+    """Download base models into the Hugging Face cache, or check those that are there. NAME is org/name, with @REVISION
+    if need be, or the key of one that is in the cache.
+
+    Only what training needs is fetched, and every file is compared with the hub's digest of it. What is broken off goes
+    on where it was. HF_TOKEN opens gated models, HF_HUB_CACHE says where the cache is, HF_ENDPOINT where the hub is.
+
+    \b
+    oneseek models pull HuggingFaceTB/SmolLM2-135M-Instruct
+    """
+    at = home(root, models_dir)
+    wanted: list[Pull] = []
+    for name in dict.fromkeys(names):
+        hub_id = name if is_hub_id(name) else _hub_id_of(name, at)
+        wanted.append(look_up(hub_id, _cache(at), reserved_bytes=sum(item.missing_bytes for item in wanted)))
+    for item in wanted:
+        if item.warning:
+            click.echo(f"! {item.warning}", err=True)
+    for item in wanted:
+        try:
+            with _telling(item, as_json=as_json) as tell:
+                path = download(item, tell)
+        except KeyboardInterrupt:
+            click.echo("Stopped. The same command goes on from here.", err=True)
+            raise
+        if as_json:
+            write_line({"type": "pulled", "model": item.model.hub_id, "revision": item.model.commit, "path": str(path)})
+        else:
+            click.echo(f"✓ {item.model.hub_id}: {path}")
+
+
+def _cache(at: Home) -> Path:
+    return at.cache or cache_directory(os.environ)
+
+
+def _hub_id_of(name: str, at: Home) -> str:
+    """Where the model of the cache came from that this key means."""
+    known = {info.key: info for info in discover(at.models, _cache(at)).models if info.hub_id}
+    return str(known[match_selection(name, known)].hub_id)
+
+
+@contextmanager
+def _telling(item: Pull, *, as_json: bool) -> Iterator[Callable[[PullProgress], None]]:
+    """How a download is shown: a line that changes in a terminal; in a pipe, one now and then."""
+    console, name = terminal(), item.model.hub_id
+    if not as_json and console.is_terminal:
+        with console.status("") as line:
+            yield lambda progress: line.update(Text(f"{name}: {_so_far(progress)}"))
+        return
+    last = -60.0
+    seconds = 1.0 if as_json else 10.0
+
+    def tell(progress: PullProgress) -> None:
+        nonlocal last
+        if progress.done < progress.total and time.monotonic() - last < seconds:
+            return
+        last = time.monotonic()
+        if as_json:
+            left = progress.seconds_left
+            write_line({"type": "download_progress", "model": name, **to_builtins(progress), "seconds_left": left})
+        else:
+            click.echo(f"{name}: {_so_far(progress)}")
+
+    yield tell
+
+
+def _so_far(progress: PullProgress) -> str:
+    return transfer(progress.done, progress.total, progress.bytes_per_second)
+
+
+def whereabouts(model: ModelInfo) -> str:
+    """Whether a model is here, and what a download of it would still fetch."""
+    if model.source == "directory":
+        return "✓"
+    if lacks_parts(model) or model.missing_bytes:
+        return f"⬇ {size(model.missing_bytes)}" if model.missing_bytes else "⬇"
+    return "✓ cached"
+
+
+@models.command(cls=options.ListsCommand, params=[*options.places(), *options.as_json()])
 @click.argument("name")
+@click.option(
+    "--target-modules", metavar="NAME...", multiple=True, help="What these would train, as in lora.target_modules."
+)
 @click.option("--load", is_flag=True, help="Load it too, and find out how it would be computed.")
-def show(name: str, load: bool, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+def show(
+    name: str, target_modules: tuple[str, ...], load: bool, root: Path | None, models_dir: Path | None, as_json: bool
+) -> None:
     """What one base model can do, read from its own files. NAME is matched as in a selection.
 
     \b
     oneseek models show kb-llama
+    oneseek models show kb-llama --target-modules q_proj v_proj     which layers would be trained?
     oneseek models show kb-llama --load     also: can its rows be packed without padding?
     """
-    found = {model.key: model for model in discover(home(root, models_dir).models).models}
-    if not found:
-        raise SelectionError(f"No base model matches {name!r}.", "The models directory holds none (--models-dir).")
-    model = found[match_selection(name, found)]
+    at = home(root, models_dir)
+    model = locate(name, discover(at.models, _cache(at)), _cache(at))
+    named = tuple(part for text in target_modules for part in split_list(text)) or ("auto",)
+    cover = coverage(model, named[0] if named[0] in ("auto", "all-linear") else named)
+    traits = model_page.template_traits(model)
     computed = try_model(Path(model.path)) if load else None
     if as_json:
-        write_json(described(model) | ({"computed": to_builtins(computed)} if computed else {}))
-        return
-    console = terminal()
-    console.print(Text(model.display_name, style="bold"))
-    for label, value in (
-        ("key", model.key),
-        ("path", model.path),
-        ("architecture", model.architecture),
-        ("parameters", f"{model.parameters:,} ({', '.join(model.dtypes)})"),
-        ("size", size(model.size_bytes)),
-        ("context", f"{model.context_length} tokens" if model.context_length else "not stated"),
-        ("chat template", "yes" if model.chat_template else "no"),
-        ("LoRA targets", ", ".join(lora_targets(model, "auto")) or "none"),
-        ("computed", _in_words(computed) if computed else "found out when it is loaded (--load)"),
-    ):
-        console.print(Text(f"  {label:14}", style="dim") + Text(str(value)))
-    for problem in model.problems:
-        console.print(Text(f"  ✗ {problem.problem} {problem.fix}", style="yellow"))
-    if model.linear_modules:
-        table = Table()
-        for column in ("module", "in", "out", "places", "by default"):
-            table.add_column(column, justify="left" if column in ("module", "by default") else "right")
-        targets = lora_targets(model, "auto")
-        for module in model.linear_modules:
-            table.add_row(
-                Text(module.name),
-                str(module.in_features),
-                str(module.out_features),
-                str(module.count),
-                "trained" if module.name in targets else Text(model.left_out.get(module.name, "")),
-            )
-        console.print(table)
+        write_json(described(model) | model_page.as_json(cover, traits, computed))
+    else:
+        model_page.show(terminal(), model, cover, traits, computed)
 
 
-def _in_words(computed: Computed) -> str:
-    rows = {
-        "packed": "rows packed side by side, attention per example",
-        "padded": "rows padded to the longest, as the model does not allow packing",
-        "single": "each row by itself, as the model lets rows change each other",
-    }
-    head = {"chunked": "head in chunks, at learned tokens only", "own": "the model's own head"}
-    return f"{rows[computed.attention]}; {head[computed.head]}"
+@models.command(params=[*options.places(), *options.as_json()])
+@click.argument("name")
+def convert(name: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+    """Write safetensors files beside pickled weights (pytorch_model.bin), which stay. Nothing in the pickle is run: it
+    is read as tensors alone, in a process of its own, and what was written is compared with it. NAME is matched as in a
+    selection.
+
+    \b
+    oneseek models convert kb-bert
+    """
+    at = home(root, models_dir)
+    model = locate(name, discover(at.models, _cache(at)), _cache(at))
+    written = convert_model(Path(model.path))
+    if as_json:
+        write_json({"key": model.key, "path": model.path, "written": list(written)})
+    else:
+        click.echo(f"✓ {model.key}: {', '.join(written)} in {model.path}")
 
 
 def described(model: ModelInfo) -> dict[str, Any]:
@@ -137,7 +221,13 @@ def described(model: ModelInfo) -> dict[str, Any]:
             {"name": part.name, "in": part.in_features, "out": part.out_features, "places": part.count}
             for part in model.linear_modules
         ],
+        "source": model.source,
+        "hub_id": model.hub_id,
+        "revision": model.revision,
+        "missing_bytes": model.missing_bytes,
         "left_out": model.left_out,
+        "forbidden": model.forbidden,
+        "licence": model.licence,
         "usable": model.usable,
         "problems": [{"kind": part.kind, "problem": part.problem, "fix": part.fix} for part in model.problems],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from oneseek.config.schema import TrainingConfig, split_list
-from oneseek.config.sources import assignments
+from oneseek.config.sources import Resolved, assignments, resolve
 
 # Flags that are settings: the flag, the setting, and what stands in help for the value.
 SETTINGS: tuple[tuple[str, str, str], ...] = (
@@ -84,6 +85,18 @@ def settings() -> list[click.Parameter]:
             ["--set", "assigned"], multiple=True, metavar="SECTION.FIELD=VALUE", help="Any other setting, repeatable."
         ),
     ]
+
+
+def resolved(config_file: Path | None, values: Mapping[str, Any], assigned: Iterable[str]) -> Resolved:
+    """The configuration that a command was asked for; what its person should know of it goes to standard error.
+
+    Raises:
+        ConfigError: the file cannot be read as settings at all.
+    """
+    asked = resolve(file=config_file, environment=os.environ, flags=given(values, assigned))
+    for note in asked.notes:
+        click.echo(f"Note: {note.note}", err=True)
+    return asked
 
 
 def given(values: Mapping[str, Any], assigned: Iterable[str]) -> dict[str, Any]:

@@ -38,6 +38,22 @@ def size(count: int) -> str:
     return f"{value:.1f} TB"
 
 
+def transfer(done: int, total: int, bytes_per_second: float) -> str:
+    """How far a download is: `12.0 MB / 45.1 MB, 3.2 MB/s, 10 s left`."""
+    parts = [f"{size(done)} / {size(total)}"]
+    if bytes_per_second:
+        left = (total - done) / bytes_per_second
+        parts += [f"{size(round(bytes_per_second))}/s", f"{duration(left)} left"]
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`2 h 05 min`, `3 min 20 s` or `12 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
 def visible(text: str) -> str:
     """What a model wrote, without the characters that would command a terminal."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)

@@ -16,7 +16,6 @@ from oneseek.api import home
 from oneseek.cli import options
 from oneseek.cli.output import terminal, visible, write_json
 from oneseek.cli.watching import watching
-from oneseek.config.schema import DisplaySection, LiveLeaderboardSection
 from oneseek.events.state import RunState, apply, begin
 from oneseek.events.wire import auto_stop_info, leaderboard, sample_prompts, samples
 from oneseek.journal.file import Reader
@@ -73,7 +72,7 @@ def show(run: str, root: Path | None, models_dir: Path | None, as_json: bool) ->
     if known.state is None:
         console.print(known.problem or "The run was never accepted.")
         return
-    console.print(board(known.state, DisplaySection(), None))
+    console.print(board(known.state, None))
     for prompt, table in _answers(known.state):
         console.print(Text(visible(prompt), style="bold"), soft_wrap=True)
         console.print(table)
@@ -92,7 +91,7 @@ def watch(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -
     directory = door.find(run, home(root, models_dir))
     reader = Reader(directory.journal)
     state: RunState | None = None
-    with watching(LiveLeaderboardSection(), as_json=as_json) as show_it:
+    with watching(as_json=as_json) as show_it:
         while True:
             running = door.is_running(directory)
             for record in reader.new():

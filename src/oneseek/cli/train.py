@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,6 @@ from oneseek import runs
 from oneseek.api import home
 from oneseek.cli import options
 from oneseek.cli.watching import watching
-from oneseek.config.schema import LiveLeaderboardSection
-from oneseek.config.sources import resolve
 from oneseek.runs import Recorder, Watch
 from oneseek.runs.resume import how_to_go_on
 
@@ -39,13 +36,9 @@ def train(
     \b
     oneseek train --dataset rows.jsonl --base-models mistral-7b llama-2-7b --epochs 3
     """
-    resolved = resolve(file=config_file, environment=os.environ, flags=options.given(values, assigned))
+    resolved = options.resolved(config_file, values, assigned)
     at = home(root, models_dir)
-    _carry_out(
-        lambda watch: runs.submit(resolved.config, at, problems=resolved.problems, watch=watch),
-        resolved.config.live_leaderboard,
-        as_json=as_json,
-    )
+    _carry_out(lambda watch: runs.submit(resolved.config, at, problems=resolved.problems, watch=watch), as_json=as_json)
 
 
 @click.command(params=[*options.places(), *options.as_json()])
@@ -57,7 +50,7 @@ def resume(run: str, root: Path | None, models_dir: Path | None, as_json: bool) 
     oneseek resume run-20251122-143025
     """
     directory = runs.find(run, home(root, models_dir))
-    _carry_out(lambda watch: runs.resume(directory, watch), None, as_json=as_json)
+    _carry_out(lambda watch: runs.resume(directory, watch), as_json=as_json)
 
 
 @click.command(params=options.places())
@@ -75,14 +68,12 @@ def stop(run: str, root: Path | None, models_dir: Path | None, now: bool) -> Non
     click.echo(f"{directory.run_id} will stop {when}. {how_to_go_on(directory)}")
 
 
-def _carry_out(
-    take_up: Callable[[Watch], Recorder], leaderboard: LiveLeaderboardSection | None, *, as_json: bool
-) -> None:
+def _carry_out(take_up: Callable[[Watch], Recorder], *, as_json: bool) -> None:
     """Train a run while it is watched, then say what became of it; one that was broken off, how to go on."""
     signal.signal(signal.SIGTERM, _interrupt)  # a polite kill is a Ctrl-C
     run: Recorder | None = None
     try:
-        with watching(leaderboard, as_json=as_json) as watch, take_up(watch) as run:
+        with watching(as_json=as_json) as watch, take_up(watch) as run:
             runs.train(run)
     except KeyboardInterrupt:
         if run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from oneseek.cli.output import terminal, write_line
-from oneseek.config.schema import DisplaySection, LiveLeaderboardSection
+from oneseek.cli.output import duration, terminal, transfer, write_line
+from oneseek.config.schema import DisplaySection
 from oneseek.events import (
     AutoStopTriggered,
     CheckpointDamaged,
+    DownloadProgressed,
     EpochCommitted,
     Event,
     ModelFailed,
@@ -45,18 +47,18 @@ class Watching(Protocol):
 
 
 @contextmanager
-def watching(settings: LiveLeaderboardSection | None, *, as_json: bool) -> Iterator[Watching]:
-    """The watcher that suits where the output goes. `settings` None: those of the run, once it is known."""
-    settings = settings or LiveLeaderboardSection()
+def watching(*, as_json: bool) -> Iterator[Watching]:
+    """The watcher that suits where the output goes. What is shown of a run is as its own settings say."""
     if as_json:
         yield JsonLines()
         return
     console = terminal()
-    if not (console.is_terminal and settings.enabled):
-        yield Lines(console, settings.display)
+    lines = Lines(console)
+    if not console.is_terminal:
+        yield lines
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield Board(live, settings.display)
+        yield Board(live, lines)
 
 
 class JsonLines:
@@ -72,40 +74,43 @@ class JsonLines:
 class Lines:
     """A line for what matters, the leaderboard at the end."""
 
-    def __init__(self, console: Console, display: DisplaySection) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._display = display
+        self._told_of_download = -math.inf
 
     def __call__(self, record: Record, state: RunState) -> None:
         for line in told(record.event, state):
             self._console.print(line, soft_wrap=True)
+        if isinstance(record.event, DownloadProgressed) and time.monotonic() - self._told_of_download >= 10:
+            self._told_of_download = time.monotonic()
+            self._console.print(f"Downloading {_on_its_way(record.event)}", soft_wrap=True)
         if isinstance(record.event, EpochCommitted):
             self._console.print(_epoch_line(state), soft_wrap=True)
 
     def conclude(self, result: Result, state: RunState) -> None:
-        self._console.print(board(state, self._display, None))
+        self._console.print(board(state, None))
         for line in concluded(result, state):
             self._console.print(line, soft_wrap=True)
 
 
 class Board:
-    """The leaderboard in place, what matters above it."""
+    """The leaderboard in place, what matters above it; lines alone for a run that shows none."""
 
-    def __init__(self, live: Live, display: DisplaySection) -> None:
+    def __init__(self, live: Live, lines: Lines) -> None:
         self._live = live
-        self._display = display
+        self._lines = lines
         self._clock = Clock()
 
     def __call__(self, record: Record, state: RunState) -> None:
+        if not state.config["live_leaderboard"]["enabled"]:
+            self._lines(record, state)
+            return
         for line in told(record.event, state):
             self._live.console.print(line)
-        self._live.update(board(state, self._display, self._clock.left(state)))
+        self._live.update(board(state, self._clock.left(state)))
 
     def conclude(self, result: Result, state: RunState) -> None:
-        console = self._live.console
-        console.print(board(state, self._display, None))
-        for line in concluded(result, state):
-            console.print(line, soft_wrap=True)
+        self._lines.conclude(result, state)
 
 
 class Clock:
@@ -139,6 +144,8 @@ def told(event: Event, state: RunState) -> Iterator[Text]:
             yield Text(
                 f"Dataset: {data.training_rows} rows to train on, {data.validation_rows} to validate on ({data.format})"
             )
+        case DownloadProgressed() if event.done_bytes == event.total_bytes:
+            yield Text(f"Downloaded {_on_its_way(event)}")
         case RunPlanned():
             yield from _planned(event)
         case RunResumed():
@@ -159,6 +166,10 @@ def told(event: Event, state: RunState) -> Iterator[Text]:
             yield Text(f"Nothing more is learned (changes below {event.threshold:g}): stopping.", style="bold")
         case _:
             return
+
+
+def _on_its_way(event: DownloadProgressed) -> str:
+    return f"{event.model}: {transfer(event.done_bytes, event.total_bytes, event.bytes_per_second)}"
 
 
 def _planned(event: RunPlanned) -> Iterator[Text]:
@@ -184,10 +195,11 @@ def _planned(event: RunPlanned) -> Iterator[Text]:
         )
 
 
-def board(state: RunState, display: DisplaySection, left: float | None) -> RenderableType:
-    """The leaderboard, with progress and the auto-stop countdown below it."""
+def board(state: RunState, left: float | None) -> RenderableType:
+    """The leaderboard with the columns that the run shows, progress and the auto-stop countdown below it."""
+    display = _display(state)
     preferences = state.config["training"]["method"] == "dpo"
-    columns = {"#": True, "model": True, "val loss": display.show_loss_per_model or preferences}
+    columns = {"#": True, "model": True, "val loss": display.show_loss_per_model}
     columns |= {"accuracy": True} if preferences else {"bits/byte": True}
     columns |= {"weight": display.show_weights, "lr": display.show_lr_multipliers, "tok/s": True}
     columns |= {"step": display.show_progress}
@@ -209,14 +221,21 @@ def board(state: RunState, display: DisplaySection, left: float | None) -> Rende
         }
         style = "dim" if row["status"] == "quarantined" else ""
         table.add_row(*(Text(cells[name]) for name, shown in columns.items() if shown), style=style)
-    return Group(table, Text(_below(state, left), style="dim"))
+    coming = [Text(f"Downloading {_on_its_way(event)}") for event in state.downloads.values()]
+    return Group(*coming, table, Text(_below(state, left), style="dim"))
+
+
+def _display(state: RunState) -> DisplaySection:
+    return DisplaySection.model_validate(state.config["live_leaderboard"]["display"])
 
 
 def _below(state: RunState, left: float | None) -> str:
-    epoch = min(max(state.epoch, state.epochs_done), state.total_epochs)
-    parts = [f"epoch {epoch} of {state.total_epochs}, {state.progress_percent:.0f} % done"]
-    if left is not None:
-        parts.append(f"about {_duration(left)} left")
+    parts = []
+    if _display(state).show_progress:
+        epoch = min(max(state.epoch, state.epochs_done), state.total_epochs)
+        parts.append(f"epoch {epoch} of {state.total_epochs}, {state.progress_percent:.0f} % done")
+        if left is not None:
+            parts.append(f"about {duration(left)} left")
     if state.auto_stop and state.config["confidence_auto_stop"]["enabled"]:
         parts.append(f"auto-stop after {state.auto_stop.remaining} more epochs without change")
     return ", ".join(parts)
@@ -232,10 +251,11 @@ def _step(state: RunState, key: str) -> str:
 
 
 def _epoch_line(state: RunState) -> Text:
-    commit = state.committed[-1]
-    metric = state.rank_by
+    commit, metric, display = state.committed[-1], state.rank_by, _display(state)
     ranked = [
-        f"{row['rank']} {row['model']} {_number(row[metric], '{:.4f}')} (weight {_number(row['weight'], '{:.2f}')})"
+        f"{row['rank']} {row['model']}"
+        + (f" {_number(row[metric], '{:.4f}')}" if metric != "val_loss" or display.show_loss_per_model else "")
+        + (f" (weight {_number(row['weight'], '{:.2f}')})" if display.show_weights else "")
         for row in leaderboard(state)
         if row["model"] in commit.results
     ]
@@ -260,9 +280,3 @@ def concluded(result: Result, state: RunState) -> Iterator[Text]:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -16,12 +16,15 @@ import msgspec
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from oneseek.config.reference import Setting, section_of, setting_of, settings
+from oneseek.config.aliases import ALIASES
+from oneseek.config.reference import Setting, section_of, sections, setting_of, settings
 from oneseek.config.schema import MODEL_OVERRIDABLE, TrainingConfig
 from oneseek.names import nearest_name
 
 Path = tuple[str, ...]
 Tree = dict[str, Any]
+
+DEEPEST = 32
 
 
 class ConfigProblem(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +71,19 @@ def shown(value: Any) -> str:
         return _short.repr(value)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         return "a number of thousands of digits"
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether mappings and lists are nested deeper than any settings are, so deep that walking them could fail."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, Mapping | list)
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+    return any(isinstance(each, Mapping | list) for each in level)
 
 
 def _with_text_keys(raw: Mapping[Any, Any], path: Path, problems: list[ConfigProblem]) -> Tree:
@@ -229,20 +245,38 @@ def _meant(path: Path) -> str:
     field = ".".join(path)
     if path[0] == "per_model":
         return _meant_for_one_model(path)
-    homes = [known for known in settings() if known.rpartition(".")[2] == name]
+    homes = [known for known in (*settings(), *sections()) if known.rpartition(".")[2] == name]
+    if name in TrainingConfig.model_fields:
+        return f"{name} is a section of its own: write it beside {path[0]}, not in it."
     if homes:
-        sections = " or ".join(home.rpartition(".")[0] for home in homes)
-        return f"{name} belongs to {sections}: set {' or '.join(homes)}."
-    section = section_of(tuple(parents))
-    near = nearest_name(name, section.model_fields) if section else None
+        above = " or ".join(home.rpartition(".")[0] for home in homes)
+        return f"{name} belongs to {above}: set {' or '.join(homes)}."
+    if name in ALIASES:
+        return f"{name} is {ALIASES[name].field} here: set {ALIASES[name].field}."
+    near = _nearest(name, tuple(parents))
     if near:
-        return f"Did you mean {'.'.join((*parents, near))}?"
-    # Inside a section, what is near in another one is rarely meant: lora.rank is not training.rank_by.
-    elsewhere = nearest_name(name, {known.rpartition(".")[2] for known in settings()}) if not parents else None
-    if elsewhere:
-        return f"Did you mean {' or '.join(known for known in settings() if known.rpartition('.')[2] == elsewhere)}?"
+        return f"Did you mean {near}?"
+    section = section_of(tuple(parents))
     known = ", ".join(section.model_fields) if section else ", ".join(TrainingConfig.model_fields)
     return f"Remove {field}. {'.'.join(parents) or 'A configuration'} has: {known}."
+
+
+def _nearest(name: str, parents: Path) -> str | None:
+    """The dotted field or fields that a misspelt name most likely means where it stands.
+
+    Inside a section, what is near in another one is rarely meant: lora.rank is not training.rank_by.
+    """
+    section = section_of(parents)
+    if section is None:
+        return None
+    meant = {known: [".".join((*parents, known))] for known in section.model_fields}
+    for known in () if parents else settings():
+        meant.setdefault(known.rpartition(".")[2], []).append(known)
+    for alias in ALIASES.values():
+        if parents in ((), tuple(alias.field.split(".")[:-1])):
+            meant.setdefault(alias.name, [f"{alias.field} ({alias.name})"])
+    near = nearest_name(name, meant)
+    return " or ".join(meant[near]) if near else None
 
 
 def _meant_for_one_model(path: Path) -> str:

@@ -10,10 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from pydantic.fields import FieldInfo
 
+from oneseek.config import aliases
 from oneseek.config.schema import MODEL_OVERRIDABLE, Section, TrainingConfig
-
-BEGIN = "<!-- generated: settings -->"
-END = "<!-- end of generated: settings -->"
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +79,12 @@ def section_of(path: tuple[str, ...]) -> type[Section] | None:
     return section
 
 
+@cache
+def sections() -> tuple[str, ...]:
+    """Every section by its dotted path, in the schema's order."""
+    return tuple(".".join(path) for path, _ in _sections(TrainingConfig, ()))
+
+
 def number_text(value: float) -> str:
     """A number as people write it: 0.0005 and 1e-05 stay, 10.0 is 10."""
     if isinstance(value, int):
@@ -106,16 +110,26 @@ def table() -> str:
 
 
 def page(written: str) -> str:
-    """`written` with the text between the two markers replaced by the current table.
+    """`written` with what is generated in it as the code has it now: the tables of settings and of aliases.
 
     Raises:
         ValueError: a marker is missing.
     """
-    before, begin, rest = written.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    return filled(filled(written, "settings", table()), "aliases", aliases.table())
+
+
+def filled(written: str, name: str, text: str) -> str:
+    """`written` with `text` between the two markers of what is generated under `name`.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    opening, closing = f"<!-- generated: {name} -->", f"<!-- end of generated: {name} -->"
+    before, begin, rest = written.partition(opening)
+    _, end, after = rest.partition(closing)
     if not begin or not end:
-        raise ValueError(f"the page needs the markers {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{table()}\n{END}{after}"
+        raise ValueError(f"the page needs the markers {opening!r} and {closing!r}")
+    return f"{before}{opening}\n\n{text}\n{closing}{after}"
 
 
 def _sections(section: type[Section], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type[Section]]]:
@@ -154,8 +168,8 @@ def _setting(path: str, field: FieldInfo) -> Setting:
         kind=_kind(inner),
         choices=tuple(str(choice) for part in inner if get_origin(part) is Literal for choice in get_args(part)),
         bounds=_bounds(metadata) if _kind(inner) in ("whole number", "number") else (),
-        recommended=_range(extra.get("recommended")),
-        unit=str(extra.get("unit", "")),
+        recommended=_range(extra.get("x-recommended")),
+        unit=str(extra.get("x-unit", "")),
         optional=type(None) in inner,
         default=field.get_default(call_default_factory=True),
         text=field.description or "",

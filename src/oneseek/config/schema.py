@@ -51,10 +51,12 @@ def _can_be_written(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_can_be_written)]
+Targets = Literal["auto", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)]
 
 
 def _recommended(low: float, high: float, unit: str = "") -> Any:
-    return Field(json_schema_extra={"recommended": [low, high], "unit": unit})
+    extra: dict[str, Any] = {"x-recommended": [low, high]}
+    return Field(json_schema_extra=extra | ({"x-unit": unit} if unit else {}))
 
 
 class Section(BaseModel):
@@ -75,7 +77,7 @@ class ModelSection(Section):
     quantization: Literal["4bit", "8bit"] | None = None
     """Load the frozen base weights in 4 or 8 bits (QLoRA). Needs bitsandbytes and accelerate."""
 
-    @field_validator("base_models", mode="before")
+    @field_validator("base_models", mode="before", json_schema_input_type=str | tuple[Text, ...])
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return split_list(value)
@@ -109,6 +111,10 @@ class DataSection(Section):
 
     max_length: Annotated[int, Field(ge=8, le=2**31 - 1), _recommended(256, 8192, "tokens")] = 2048
     """Longest example in tokens; longer ones are cut at the end, and counted."""
+
+    bad_rows: Literal["refuse", "quarantine"] = "refuse"
+    """What is done about rows that cannot be used: `refuse` the run, or `quarantine` them: they are left out, and kept
+    with line and reason in the run's quarantine.jsonl."""
 
 
 class TrainingSection(Section):
@@ -148,7 +154,7 @@ class TrainingSection(Section):
     checkpoint_every: Annotated[int, Field(gt=0, le=1_000_000_000)] | None = None
     """Optimiser steps between checkpoints inside an epoch, besides the one at its end. Default: none inside."""
 
-    sample_prompts: Annotated[tuple[Text, ...], Field(json_schema_extra={"unit": "texts"})] = ()
+    sample_prompts: Annotated[tuple[Text, ...], Field(json_schema_extra={"x-unit": "texts"})] = ()
     """Prompts that every model answers after each epoch; the answers are recorded. A list, or one text."""
 
     sample_tokens: Annotated[int, Field(gt=0, le=100_000), _recommended(16, 512, "tokens")] = 64
@@ -161,7 +167,7 @@ class TrainingSection(Section):
     """What leaderboard, adaptive weights and auto-stop compare. Bits per byte compares across tokenizers; preferences
     are ranked by their validation loss."""
 
-    @field_validator("sample_prompts", mode="before")
+    @field_validator("sample_prompts", mode="before", json_schema_input_type=str | tuple[Text, ...])
     @classmethod
     def _one_prompt(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
@@ -182,10 +188,7 @@ class LoraSection(Section):
     use_rslora: bool = False
     """Scale the update by alpha / sqrt(r) instead of alpha / r (rank-stabilised LoRA), which suits high ranks."""
 
-    target_modules: Annotated[
-        Literal["auto", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)],
-        BeforeValidator(_target_modules),
-    ] = "auto"
+    target_modules: Annotated[Targets, BeforeValidator(_target_modules, json_schema_input_type=Targets | str)] = "auto"
     """`auto` (what suits the family), `all-linear` (every decoder linear but head and routers), or module names."""
 
 
@@ -328,7 +331,8 @@ class PartOf:
 
 def _annotated(section: type[Section], name: str) -> Any:
     field = section.model_fields[name]
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    said = Field(description=field.description, json_schema_extra=field.json_schema_extra)
+    return Annotated[(field.annotation, *field.metadata, said)]
 
 
 class OverrideSection(Section):

@@ -7,69 +7,67 @@ flags ──┘
 
 from __future__ import annotations
 
-import json
-import re
-import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
-from oneseek.config.parse import ConfigProblem, leaves, parse, shown
+from oneseek.config.body import of_body
+from oneseek.config.layers import ConfigNote, Layer, fields, lay_over, merge, nested, with_own_names
+from oneseek.config.parse import ConfigProblem, leaves, parse
 from oneseek.config.schema import TrainingConfig
+from oneseek.config.text import NOT_CONFIGURATION, scalar, settings_in
 from oneseek.errors import ConfigError
 from oneseek.names import nearest_name, normalize_model_name
 
 PREFIX = "ONESEEK_"
 LARGEST_FILE = 1 << 20  # bytes; a configuration of every setting is a few KiB
 
-NOT_CONFIGURATION = (
-    "Name a .yaml, .toml or .json file with your settings, or give them as flags. docs/configuration.md shows one."
-)
-
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration, and for each of its dotted fields where the value came from.
 
-    An origin is `default`, `file <path>`, `environment <variable>` or `flag`.
+    An origin is `default`, `file <path>`, `environment <variable>`, `flag` or `HTTP body`; behind it stands the name
+    that the value was given under where that is another tool's: `file train.yaml (as lora_rank)`.
     """
 
     config: TrainingConfig
     origins: dict[str, str]
     problems: tuple[ConfigProblem, ...]
+    notes: tuple[ConfigNote, ...] = ()
 
 
-class Layer(msgspec.Struct, frozen=True):
-    """The settings of one source: nested mappings, and the origin of each dotted field."""
-
-    settings: dict[str, Any]
-    origins: dict[str, str]
-    problems: tuple[ConfigProblem, ...] = ()
-
-
-def resolve(*, file: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Resolved:
+def resolve(
+    *,
+    file: Path | None,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Any],
+    body: Mapping[str, Any] | None = None,
+) -> Resolved:
     """The configuration that file, environment and flags ask for together, with every problem in it.
 
     flags: nested (`{"training": {"seed": 1}}`) or dotted (`{"training.seed": 1}`); None means not given.
+    body: what a program sent in place of flags, as `of_body` reads it.
 
     Raises:
         ConfigError: the file cannot be read as settings at all.
     """
-    layers = (of_file(file), of_environment(environment), of_flags(flags))
+    sources = (of_file(file), of_environment(environment), of_flags(flags), of_body(body or {}))
+    layers = tuple(map(with_own_names, sources))
     settings: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
-        _lay_over(settings, origins, layer)
+        lay_over(settings, origins, layer)
     config, problems = parse(settings)
     problems = (*(problem for layer in layers for problem in layer.problems), *problems)
     refused = {problem.field for problem in problems}
-    fields = [".".join(path) for path, _ in leaves(config.model_dump())]
+    every = [".".join(path) for path, _ in leaves(config.model_dump())]
     return Resolved(
         config=config,
-        origins={field: "default" if field in refused else origins.get(field, "default") for field in fields},
+        origins={field: "default" if field in refused else origins.get(field, "default") for field in every},
         problems=problems,
+        notes=tuple(note for layer in layers for note in layer.notes),
     )
 
 
@@ -90,30 +88,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     if "pj.yaml" in (path.name.lower(), _target(path)):
         raise ConfigError(f"{path} is console output and never configuration.", NOT_CONFIGURATION)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ConfigError(
-            f"{path} does not end in {', '.join(_READERS)}.", "Write the settings in one of these formats."
-        )
-    text = _text_of(path)
-    try:
-        settings = reader(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _console_output(path, text) or ConfigError(
-            f"{path} cannot be read: {_reason(error)}.", "Correct the file there."
-        ) from error
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict) or not settings.keys() & TrainingConfig.model_fields.keys():
-        refused = _console_output(path, text)
-        if refused is not None:
-            raise refused
-    if not isinstance(settings, dict):
-        raise ConfigError(
-            f"{path} holds {shown(settings)}, not settings.",
-            "Write sections with settings under them, as in model: or training:.",
-        )
-    return settings
+    return settings_in(text_of(path), str(path))
 
 
 def of_file(path: Path | None) -> Layer:
@@ -123,7 +98,7 @@ def of_file(path: Path | None) -> Layer:
         ConfigError: as in `load`.
     """
     settings = load(path) if path is not None else {}
-    return Layer(settings, dict.fromkeys(_fields(settings), f"file {path}"))
+    return Layer(settings, dict.fromkeys(fields(settings), f"file {path}"))
 
 
 def of_environment(environment: Mapping[str, str]) -> Layer:
@@ -143,14 +118,14 @@ def of_environment(environment: Mapping[str, str]) -> Layer:
         if variable == "BASE_MODELS" and not text.strip():
             continue
         try:
-            given = _nested(path, scalar(text))
+            given = nested(path, scalar(text))
         except ConfigError as error:
             problems.append(_broken(path, variable, text, error))
             continue
-        twice = [field for field in _fields(given) if field in origins]
+        twice = [field for field in fields(given) if field in origins]
         problems += [_given_twice(field, origins[field], variable, text) for field in twice]
-        _merge(settings, given)
-        origins |= dict.fromkeys(_fields(given), f"environment {variable}")
+        merge(settings, given)
+        origins |= dict.fromkeys(fields(given), f"environment {variable}")
     return Layer(settings, origins, tuple(problems))
 
 
@@ -159,8 +134,8 @@ def of_flags(flags: Mapping[str, Any]) -> Layer:
     settings: dict[str, Any] = {}
     for path, value in leaves(flags):
         if value is not None:
-            _put(settings, tuple(step for part in path for step in part.split(".")), value)
-    return Layer(settings, dict.fromkeys(_fields(settings), "flag"))
+            merge(settings, nested(tuple(step for part in path for step in part.split(".")), value))
+    return Layer(settings, dict.fromkeys(fields(settings), "flag"))
 
 
 def assignments(texts: Iterable[str]) -> dict[str, Any]:
@@ -177,68 +152,8 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"{text!r} sets nothing.", "Write --set section.field=value, as in --set training.num_epochs=5."
             )
-        _put(settings, path, scalar(value))
+        merge(settings, nested(path, scalar(value)))
     return settings
-
-
-def scalar(text: str) -> Any:
-    """A value written in a variable or after `--set`.
-
-    What begins with a bracket, a brace or a quote is read as YAML. Everything else stays text: the schema makes numbers
-    and switches of it where they belong, and version 1.10 does not become 1.1.
-
-    Raises:
-        ConfigError: a bracket or quote is left open.
-    """
-    if text.lstrip()[:1] in tuple("[{\"'"):
-        try:
-            return yaml.load(text, Loader=_OneKeyOnce)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"{text!r} cannot be read: {_reason(error)}.", "Close every bracket and quote."
-            ) from error
-    return text
-
-
-# -- layers --------------------------------------------------------------------------------------------------------
-
-
-def _lay_over(settings: dict[str, Any], origins: dict[str, str], layer: Layer) -> None:
-    """Put `layer` over what lies below. Naming base models one way replaces the other way of a lower layer."""
-    if {"model.name", "model.base_models"} & layer.origins.keys():
-        below = settings.get("model")
-        for name in ("name", "base_models"):
-            if isinstance(below, dict):
-                below.pop(name, None)
-            origins.pop(f"model.{name}", None)
-    _merge(settings, layer.settings)
-    origins |= layer.origins
-
-
-def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
-    for key, value in above.items():
-        if isinstance(value, Mapping):
-            inner = below.get(key)
-            below[key] = inner = dict(inner) if isinstance(inner, Mapping) else {}
-            _merge(inner, value)
-        elif value is not None or not isinstance(below.get(key), Mapping):
-            below[key] = value
-
-
-def _fields(settings: Mapping[Any, Any]) -> list[str]:
-    """The dotted names of what is set. A key that is no text is no setting, and a number may be too long to write."""
-    return [".".join(path) for path, _ in leaves(settings) if all(isinstance(step, str) for step in path)]
-
-
-def _put(settings: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    _merge(settings, _nested(path, value))
-
-
-def _nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    for name in reversed(path):
-        value = {name: value}
-    nested: dict[str, Any] = value
-    return nested
 
 
 # -- environment ---------------------------------------------------------------------------------------------------
@@ -305,7 +220,12 @@ def _target(path: Path) -> str:
         return ""  # a link that leads nowhere; reading it says so
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a configuration file.
+
+    Raises:
+        ConfigError: it is not there, not readable, too large, or not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
@@ -320,100 +240,3 @@ def _text_of(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 at byte {error.start}.", "Save the file as UTF-8 text.") from error
-
-
-class _OneKeyOnce(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys and says nothing; here they are an error.
-
-    So are more aliases than settings need: some dozens, nested, stand for billions of values. And so is an alias inside
-    what it stands for, which has no end.
-    """
-
-    most_aliases = 24
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self.aliases = 0
-        self.open_anchors: list[str] = []
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        opened: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        if isinstance(opened, yaml.AliasEvent):
-            self.aliases += 1
-            if self.aliases > self.most_aliases:
-                raise yaml.composer.ComposerError(None, None, f"more than {self.most_aliases} aliases")
-            if opened.anchor in self.open_anchors:
-                said, mark = f"{opened.anchor!r} stands for what it is part of", opened.start_mark
-                raise yaml.composer.ComposerError(None, None, said, mark)  # type: ignore[arg-type]  # two Mark classes
-            return super().compose_node(parent, index)
-        self.open_anchors.append(opened.anchor or "")
-        node = super().compose_node(parent, index)
-        self.open_anchors.pop()
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode):
-                if key_node.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{key_node.value!r} is given twice", key_node.start_mark
-                    )
-                seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-def _from_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_OneKeyOnce)
-
-
-def _from_json(text: str) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        settings: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in settings:
-                raise ValueError(f"{name!r} is given twice")
-            settings[name] = value
-        return settings
-
-    return json.loads(text, object_pairs_hook=once) if text.strip() else None
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    ".yaml": _from_yaml,
-    ".yml": _from_yaml,
-    ".toml": tomllib.loads,
-    ".json": _from_json,
-}
-
-_CONSOLE = re.compile(
-    r"""^[\ \t]*(
-        Traceback\ \(most\ recent\ call\ last\)
-      | \[(ERROR|SUCCESS|MODE|INFO|WARN(ING)?|DEBUG|OK|FAIL(ED)?)\]
-      | ={5,}\s*$
-      | File\ ".+",\ line\ \d+
-      | ([\w.]+\.)?\w*(Error|Exception|Warning):
-      | \x1b\[
-    )""",
-    re.MULTILINE | re.VERBOSE,
-)
-
-
-def _console_output(path: Path, text: str) -> ConfigError | None:
-    sign = _CONSOLE.search(text)
-    if sign is None:
-        return None
-    line = text.count("\n", 0, sign.start(1)) + 1
-    return ConfigError(
-        f"{path} is console output, not configuration: line {line} is {shown(text.splitlines()[line - 1].strip())}.",
-        NOT_CONFIGURATION,
-    )
-
-
-def _reason(error: Exception) -> str:
-    """What a parser found, in one line with the place."""
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return " ".join(str(error).split()).rstrip(".")

@@ -7,289 +7,365 @@ A row is what one line of JSONL, or one element of a JSON array, decodes to. Rul
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
-Format = Literal["messages", "text", "prompt_completion", "preference", "preference_chat"]
+from oneseek.datasets.alpaca import check_alpaca, prompt_of
+from oneseek.datasets.faults import Fault, FaultKind, check_text, kind_of
+from oneseek.datasets.messages import (
+    check_messages,
+    check_order,
+    check_somebody_answers,
+    check_tools,
+    normalise_message,
+    normalise_tools,
+    speakers,
+)
+from oneseek.datasets.preference import shared_messages, shared_text
+from oneseek.datasets.sharegpt import check_turn, check_turns, messages_of, turn_speakers
+
+__all__ = [
+    "FIELDS_OF",
+    "METHOD_OF",
+    "STRATEGY_OF",
+    "USED_AS",
+    "Fault",
+    "FaultKind",
+    "Format",
+    "Method",
+    "Strategy",
+    "UsedFormat",
+    "check_row",
+    "detect",
+    "no_format",
+    "normalise_row",
+    "row_digest",
+]
+
+Row = Mapping[str, Any]
+UsedFormat = Literal["messages", "text", "prompt_completion", "preference", "preference_chat"]
+Format = Literal[
+    "messages",
+    "sharegpt",
+    "text",
+    "prompt_completion",
+    "alpaca",
+    "preference",
+    "preference_chat",
+    "preference_sharegpt",
+]
 Strategy = Literal["chat", "standard"]
 Method = Literal["sft", "dpo"]
 
+USED_AS: Final[Mapping[Format, UsedFormat]] = {
+    "messages": "messages",
+    "sharegpt": "messages",
+    "text": "text",
+    "prompt_completion": "prompt_completion",
+    "alpaca": "prompt_completion",
+    "preference": "preference",
+    "preference_chat": "preference_chat",
+    "preference_sharegpt": "preference_chat",
+}
+"""The form in which each format's rows are used: that of `normalise_row`."""
+
 STRATEGY_OF: Final[Mapping[Format, Strategy]] = {
-    "messages": "chat",
-    "text": "standard",
-    "prompt_completion": "standard",
-    "preference": "standard",
-    "preference_chat": "chat",
+    name: "chat" if used in ("messages", "preference_chat") else "standard" for name, used in USED_AS.items()
 }
-
 METHOD_OF: Final[Mapping[Format, Method]] = {
-    "messages": "sft",
-    "text": "sft",
-    "prompt_completion": "sft",
-    "preference": "dpo",
-    "preference_chat": "dpo",
+    name: "dpo" if used in ("preference", "preference_chat") else "sft" for name, used in USED_AS.items()
 }
 
-# In the order in which they are looked for: exports of preferences often carry a whole chat as `messages` beside their
-# three fields, and exports of chats a rendered `text` beside their `messages`. Preferences come as text or as messages,
-# in the same fields; their values tell which.
 FIELDS_OF: Final[Mapping[Format, tuple[str, ...]]] = {
-    "preference": ("prompt", "chosen", "rejected"),
-    "preference_chat": ("prompt", "chosen", "rejected"),
     "messages": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
+    "sharegpt": ("conversations",),
     "text": ("text",),
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "preference": ("chosen", "rejected"),
+    "preference_chat": ("chosen", "rejected"),
+    "preference_sharegpt": ("conversations", "chosen", "rejected"),
 }
+"""The fields that no row of a format can do without. A preference's `prompt` may be implied."""
 
-ROLES: Final = ("system", "user", "assistant", "tool")
+_ANSWERS: Final = ("chosen", "rejected")
+_PAIR: Final = ("prompt", *_ANSWERS)
 
-# Who may speak after whom; None is the start of the conversation, "the prompt" what both answers of a pair follow.
-_NEXT: Final[Mapping[str | None, tuple[str, ...]]] = {
-    None: ("system", "user"),
-    "system": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user", "tool"),
-    "tool": ("tool", "assistant"),
-    "the prompt": ("assistant",),
-}
-
-_DEEPEST: Final = 32  # levels of lists and objects in tool_calls; far above any real call, far below Python's stack
+# Where one of these stands beside two texts without a prompt, it is the prompt: what the texts happen to begin with,
+# both, is not.
+_LIKE_A_PROMPT: Final = ("instruction", "question", "query", "input", "context", "system", "messages", "conversations")
 
 
 def detect(row: object) -> Format | None:
-    """The format that a row's fields have, whatever else is in it. A field that is null counts as absent."""
+    """The format that a row's fields have, whatever else is in it. A field that is null counts as absent.
+
+    Exports of preferences often carry a whole chat as `messages` or `conversations` beside their own fields, and
+    exports of chats a rendered `text`: so preferences are looked for first and text last. But two texts without a
+    prompt are the weakest sign of a preference.
+    """
     if not isinstance(row, dict):
         return None
-    found: Format | None = next(
-        (name for name, fields in FIELDS_OF.items() if all(row.get(field) is not None for field in fields)), None
+    fields = {name for name, value in row.items() if value is not None}
+    if fields.issuperset(_PAIR):
+        return _preference_of(row)
+    if fields.issuperset(_ANSWERS) and all(isinstance(row[field], list) for field in _ANSWERS):
+        return "preference_chat"
+    order: tuple[Format, ...] = (
+        "preference_sharegpt",
+        "messages",
+        "sharegpt",
+        "prompt_completion",
+        "alpaca",
+        "preference",
+        "text",
     )
+    found = next((name for name in order if fields.issuperset(FIELDS_OF[name])), None)
     return _preference_of(row) if found == "preference" else found
 
 
-def check_row(row: object, format: Format) -> str | None:  # noqa: A002
-    """Why a row cannot be used in a dataset of this format, in plain words; None where it can."""
+def no_format(row: object) -> Fault:
+    """Why `detect` finds no format in a row."""
     if not isinstance(row, dict):
-        return f"the row is {_kind(row)}, not an object"
-    missing = next((field for field in FIELDS_OF[format] if row.get(field) is None), None)
-    if missing is not None:
-        own = detect(row)
-        if own is not None:
-            return f"the row's format is {own}, the dataset's is {format}"
-        return f"field '{missing}' is {'null' if missing in row else 'missing'}"
-    if METHOD_OF[format] == "dpo" and (reason := _check_same_kind(row)):
-        return reason
-    check = _check_messages if STRATEGY_OF[format] == "chat" else _check_text
-    reason = next((reason for field in FIELDS_OF[format] if (reason := check(row[field], f"'{field}'"))), None)
-    return reason or _check_whole(row, format)
+        return _not_an_object(row)
+    if all(row.get(field) is not None for field in _ANSWERS):
+        return _mixed_kinds(row)
+    shown = ", ".join(repr(str(field)[:40]) for field in list(row)[:10])
+    more = ", …" if len(row) > 10 else ""
+    return Fault("no-known-format", f"the row has no known format (fields: {shown or 'none'}{more})")
 
 
-def normalise_row(row: Mapping[str, Any], format: Format) -> dict[str, Any]:  # noqa: A002
-    """Only the fields that are used, content parts joined. The row must have passed `check_row`."""
-    fields = FIELDS_OF[format]
-    if STRATEGY_OF[format] == "chat":
-        return {field: [_normalise_message(message) for message in row[field]] for field in fields}
-    return {field: row[field] for field in fields}
+def check_row(row: object, format: Format) -> Fault | None:  # noqa: A002
+    """Why a row cannot be used in a dataset of this format; None where it can."""
+    if not isinstance(row, dict):
+        return _not_an_object(row)
+    for field in FIELDS_OF[format]:
+        if row.get(field) is None:
+            own = detect(row)
+            if own is not None and own != format:
+                return Fault("other-format", f"the row's format is {own}, the dataset's is {format}")
+            return Fault("missing-field", f"field '{field}' is {'null' if field in row else 'missing'}")
+    return _CHECKS[format](row)
 
 
-def row_digest(row: Mapping[str, Any]) -> bytes:
+def normalise_row(row: Row, format: Format) -> dict[str, Any]:  # noqa: A002
+    """The row in the form `USED_AS[format]`, with only the fields that are used. It must have passed `check_row`."""
+    return _NORMAL_FORMS[format](row)
+
+
+def row_digest(row: Row) -> bytes:
     """SHA-256 (32 bytes) of a normalised row as JSON with sorted keys: equal rows have equal digests."""
     return hashlib.sha256(_canonical(row)).digest()
 
 
-def _preference_of(row: Mapping[str, Any]) -> Format | None:
-    """What most of the three fields hold, so that a stray one misleads no other row; None where none is of any use."""
-    values = [row[field] for field in FIELDS_OF["preference"]]
+# -- one format after the other ------------------------------------------------------------------------------------
+
+
+def _check_chat(row: Row) -> Fault | None:
+    messages = row["messages"]
+    fault = check_messages(messages, "'messages'")
+    if fault:
+        return fault
+    roles = [message["role"] for message in messages]
+    return check_order(enumerate(roles, 1), "'messages'") or check_somebody_answers(roles) or check_tools(row)
+
+
+def _chat(row: Row) -> dict[str, Any]:
+    return {"messages": [normalise_message(message) for message in row["messages"]], **normalise_tools(row)}
+
+
+def _check_sharegpt(row: Row) -> Fault | None:
+    fault = _check_turns_in_order(row)
+    return fault or check_somebody_answers(role for _, role in turn_speakers(row["conversations"])) or check_tools(row)
+
+
+def _sharegpt(row: Row) -> dict[str, Any]:
+    return {"messages": messages_of(row["conversations"], row.get("system")), **normalise_tools(row)}
+
+
+def _check_turns_in_order(row: Row) -> Fault | None:
+    where = "'conversations'"
+    fault = check_turns(row["conversations"], where) or check_text(row.get("system"), "'system'", may_be_empty=True)
+    before = "system" if row.get("system") else None
+    return fault or check_order(turn_speakers(row["conversations"]), where, before)
+
+
+def _check_fields(*fields: str) -> Callable[[Row], Fault | None]:
+    return lambda row: next((fault for field in fields if (fault := check_text(row[field], f"'{field}'"))), None)
+
+
+def _fields(*fields: str) -> Callable[[Row], dict[str, Any]]:
+    return lambda row: {field: row[field] for field in fields}
+
+
+def _alpaca(row: Row) -> dict[str, Any]:
+    return {"prompt": prompt_of(row), "completion": row["output"]}
+
+
+# -- preferences ---------------------------------------------------------------------------------------------------
+
+
+def _preference_of(row: Row) -> Format | None:
+    """What most of the fields hold, so that a stray one misleads no other row; None where none is of any use."""
+    values = [row.get(field) for field in _PAIR]
     texts, lists = (sum(isinstance(value, kind) for value in values) for kind in (str, list))
     if not texts and not lists:
         return None
     return "preference_chat" if lists > texts else "preference"
 
 
+def _check_preference(row: Row) -> Fault | None:
+    implied = row.get("prompt") is None
+    fields = _ANSWERS if implied else _PAIR
+    fault = _check_kinds(row, fields) or _check_fields(*fields)(row)
+    if fault:
+        return fault
+    other = next((field for field in _LIKE_A_PROMPT if row.get(field) is not None), None) if implied else None
+    if other is not None:
+        return Fault("missing-field", f"there is no 'prompt'; if '{other}' is it, give it that name")
+    used = _preference(row)
+    if not used["prompt"].strip():
+        return _no_prompt("words")
+    return _check_difference(used)
+
+
+def _preference(row: Row) -> dict[str, Any]:
+    if row.get("prompt") is not None:
+        return {field: row[field] for field in _PAIR}
+    chosen, rejected = row["chosen"], row["rejected"]
+    end = shared_text(chosen, rejected)
+    return {"prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]}
+
+
+def _check_preference_chat(row: Row) -> Fault | None:
+    implied = _prompt_is_implied(row)
+    fields = _ANSWERS if implied else _PAIR
+    fault = _check_kinds(row, fields) or next(
+        (fault for field in fields if (fault := check_messages(row[field], f"'{field}'"))), None
+    )
+    fault = fault or (_check_conversations(row) if implied else _check_prompt_and_answers(row))
+    return fault or check_tools(row) or _check_difference(_preference_chat(row))
+
+
+def _preference_chat(row: Row) -> dict[str, Any]:
+    chosen, rejected = ([normalise_message(message) for message in row[field]] for field in _ANSWERS)
+    if not _prompt_is_implied(row):
+        prompt = [normalise_message(message) for message in row["prompt"]]
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **normalise_tools(row)}
+    end = shared_messages(chosen, rejected)
+    return {"prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:], **normalise_tools(row)}
+
+
+def _prompt_is_implied(row: Row) -> bool:
+    """Whether the answers are whole conversations: without a `prompt`, or with one that is the text of a question in
+    them."""
+    prompt, chosen = row.get("prompt"), row["chosen"]
+    if prompt is None or not (isinstance(prompt, str) and isinstance(chosen, list)):
+        return prompt is None
+    questions = (message for message in chosen if isinstance(message, dict) and message.get("role") == "user")
+    return any(question.get("content") == prompt for question in questions)
+
+
+def _check_prompt_and_answers(row: Row) -> Fault | None:
+    last = row["prompt"][-1]["role"]
+    fault = check_order(speakers(row["prompt"]), "'prompt'")
+    if fault or last not in _ASKING:
+        return fault or _ends_with(last, "'prompt'")
+    answers = (check_order(speakers(row[field]), f"'{field}'", "the prompt") for field in _ANSWERS)
+    return next((fault for fault in answers if fault), None)
+
+
+def _check_conversations(row: Row) -> Fault | None:
+    orders = (check_order(speakers(row[field]), f"'{field}'") for field in _ANSWERS)
+    fault = next((fault for fault in orders if fault), None)
+    return fault or (None if _preference_chat(row)["prompt"] else _no_prompt("messages and then answer"))
+
+
+def _check_preference_sharegpt(row: Row) -> Fault | None:
+    fault = _check_turns_in_order(row)
+    if fault:
+        return fault
+    *_, (_, last) = turn_speakers(row["conversations"])
+    if last not in _ASKING:
+        return _ends_with(last, "'conversations'")
+    for field in _ANSWERS:
+        fault = check_turn(row[field], f"'{field}'") or check_order(
+            turn_speakers([row[field]]), f"'{field}'", "the prompt"
+        )
+        if fault:
+            return fault
+    return check_tools(row) or _check_difference(_preference_sharegpt(row))
+
+
+def _preference_sharegpt(row: Row) -> dict[str, Any]:
+    return {
+        "prompt": messages_of(row["conversations"], row.get("system")),
+        "chosen": messages_of([row["chosen"]]),
+        "rejected": messages_of([row["rejected"]]),
+        **normalise_tools(row),
+    }
+
+
+_ASKING: Final = ("user", "tool")  # after whom the assistant may speak
+
+
+def _ends_with(role: str, where: str) -> Fault:
+    return Fault("roles-out-of-order", f"roles out of order: {where} ends with {role}, where user or tool belongs")
+
+
+def _check_kinds(row: Row, fields: tuple[str, ...]) -> Fault | None:
+    """Looked at before the fields one by one: where they differ, none of them is more at fault than the others."""
+    return _mixed_kinds(row) if len({kind_of(row[field]) for field in fields}) > 1 else None
+
+
+def _mixed_kinds(row: Row) -> Fault:
+    fields = [field for field in _PAIR if row.get(field) is not None]
+    listed = ", ".join(f"{field} is {kind_of(row[field])}" for field in fields)
+    them = "all three" if len(fields) > 2 else "both"
+    return Fault("wrong-type", f"{listed}: {them} must be text, or {them} lists of messages")
+
+
+def _no_prompt(what: str) -> Fault:
+    return Fault(
+        "missing-field", f"there is no 'prompt', and 'chosen' and 'rejected' do not begin with the same {what}"
+    )
+
+
+def _check_difference(used: Row) -> Fault | None:
+    # As JSON: in Python 1, 1.0 and true are equal, and an argument of a tool call may differ in just that.
+    same = _canonical(used["chosen"]) == _canonical(used["rejected"])
+    return Fault("same-answers", "'chosen' and 'rejected' are the same") if same else None
+
+
+# -- all of them ---------------------------------------------------------------------------------------------------
+
+
 def _canonical(value: object) -> bytes:
     return msgspec.json.encode(value, order="sorted")
 
 
-def _check_whole(row: Mapping[str, Any], format: Format) -> str | None:  # noqa: A002
-    """What the fields don't show one by one: who speaks after whom, and that chosen and rejected differ."""
-    if format == "messages":
-        return _check_order(row["messages"], "'messages'") or _check_somebody_answers(row["messages"])
-    if METHOD_OF[format] == "sft":
-        return None
-    reason = _check_prompt_and_answers(row) if format == "preference_chat" else None
-    return reason or _check_difference(normalise_row(row, format))
+def _not_an_object(row: object) -> Fault:
+    return Fault("wrong-type", f"the row is {kind_of(row)}, not an object")
 
 
-def _check_same_kind(row: Mapping[str, Any]) -> str | None:
-    """Looked at before the fields one by one: where they differ, none of them is more at fault than the others."""
-    kinds = {field: _kind(row[field]) for field in FIELDS_OF["preference"]}
-    if len(set(kinds.values())) == 1:
-        return None
-    listed = ", ".join(f"{field} is {kind}" for field, kind in kinds.items())
-    return f"{listed}: all three must be text, or all three lists of messages"
-
-
-def _check_messages(messages: object, where: str) -> str | None:
-    if not isinstance(messages, list):
-        return f"{where} is {_kind(messages)}, not a list"
-    if not messages:
-        return f"{where} is empty"
-    reasons = (_check_message(message, _nth(number, where)) for number, message in enumerate(messages, 1))
-    return next((reason for reason in reasons if reason), None)
-
-
-def _nth(number: int, where: str) -> str:
-    """`message 2`, with its field where a row has several lists of messages."""
-    return f"message {number}" if where == "'messages'" else f"message {number} of {where}"
-
-
-def _check_message(message: object, where: str) -> str | None:
-    if not isinstance(message, dict):
-        return f"{where} is {_kind(message)}, not an object"
-    role = message.get("role")
-    if role is None:
-        return f"{where} has no role"
-    if not isinstance(role, str):
-        return f"the role of {where} is {_kind(role)}, not text"
-    if role not in ROLES:
-        return f"{where} has the unknown role {role[:40]!r} (known: {', '.join(ROLES)})"
-    calls = message.get("tool_calls") or None
-    if calls is not None:
-        return _check_calls(calls, role, where) or _check_content(message.get("content"), where, may_be_empty=True)
-    # A tool that found nothing says nothing.
-    return _check_content(message.get("content"), where, may_be_empty=role == "tool")
-
-
-def _check_content(content: object, where: str, *, may_be_empty: bool) -> str | None:
-    if content is None:
-        return None if may_be_empty else f"{where} has no content"
-    if isinstance(content, list):
-        for part in content:
-            reason = _check_part(part, where)
-            if reason:
-                return reason
-        content = _joined(content)
-    if may_be_empty and isinstance(content, str) and not content.strip():
-        return None
-    return _check_text(content, f"the content of {where}")
-
-
-def _check_part(part: object, where: str) -> str | None:
-    if not isinstance(part, dict):
-        return f"a content part of {where} is {_kind(part)}, not an object"
-    if part.get("type") != "text":
-        return f"{where} has a content part of type {str(part.get('type'))[:40]!r}; only text can be trained on"
-    if not isinstance(part.get("text"), str):
-        return f"the text of a content part of {where} is {_kind(part.get('text'))}, not text"
-    return None
-
-
-def _check_calls(calls: object, role: str, where: str) -> str | None:
-    if role != "assistant":
-        return f"{where} has tool_calls, which only an assistant makes"
-    if not isinstance(calls, list):
-        return f"tool_calls of {where} is {_kind(calls)}, not a list"
-    if not all(isinstance(call, dict) for call in calls):
-        return f"tool_calls of {where} holds something that is not an object"
-    return _check_value(calls, f"tool_calls of {where}", _DEEPEST)
-
-
-def _check_value(value: object, where: str, levels: int) -> str | None:
-    """What is passed on as it stands must be encodable again wherever the row goes."""
-    if levels < 0:
-        return f"{where} is nested too deeply"
-    if isinstance(value, str):
-        return None if _encodable(value) else f"{where} holds half of a surrogate pair, which is not a character"
-    if isinstance(value, dict):
-        inside: list[object] = [*value.keys(), *value.values()]
-    elif isinstance(value, list):
-        inside = value
-    else:
-        return None
-    return next((reason for item in inside if (reason := _check_value(item, where, levels - 1))), None)
-
-
-def _check_order(messages: list[dict[str, Any]], where: str, before: str | None = None) -> str | None:
-    for number, message in enumerate(messages, 1):
-        role = message["role"]
-        if role not in _NEXT[before]:
-            expected = " or ".join(_NEXT[before])
-            place = "comes first" if before is None else f"follows {before}"
-            return f"roles out of order: {_nth(number, where)} is {role} and {place}, where {expected} belongs"
-        before = role
-    return None
-
-
-def _check_somebody_answers(messages: list[dict[str, Any]]) -> str | None:
-    roles = {message["role"] for message in messages}
-    if roles == {"system"}:
-        return "there is only a system message"
-    return None if "assistant" in roles else "there is no assistant turn"
-
-
-def _check_prompt_and_answers(row: Mapping[str, Any]) -> str | None:
-    prompt, last = row["prompt"], row["prompt"][-1]["role"]
-    reason = _check_order(prompt, "'prompt'")
-    if reason or last not in ("user", "tool"):
-        return reason or f"roles out of order: 'prompt' ends with {last}, where user or tool belongs"
-    answers = (_check_order(row[field], f"'{field}'", "the prompt") for field in ("chosen", "rejected"))
-    return next((reason for reason in answers if reason), None)
-
-
-def _check_difference(used: Mapping[str, Any]) -> str | None:
-    # As JSON: in Python 1, 1.0 and true are equal, and an argument of a tool call may differ in just that.
-    same = _canonical(used["chosen"]) == _canonical(used["rejected"])
-    return "'chosen' and 'rejected' are the same" if same else None
-
-
-def _check_text(value: object, where: str) -> str | None:
-    if not isinstance(value, str):
-        return f"{where} is {_kind(value)}, not text"
-    if not value.strip():
-        return f"{where} is empty"
-    return None if _encodable(value) else f"{where} holds half of a surrogate pair, which is not a character"
-
-
-def _normalise_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    content = message.get("content")
-    used: dict[str, Any] = {
-        "role": message["role"],
-        "content": _joined(content) if isinstance(content, list) else content or "",
-    }
-    if message["role"] == "assistant" and message.get("tool_calls"):
-        used["tool_calls"] = message["tool_calls"]
-    if message["role"] == "tool":
-        # Templates name the call that a result belongs to; what is not text there is nothing they could print.
-        used |= {name: message[name] for name in ("name", "tool_call_id") if _is_text(message.get(name))}
-    return used
-
-
-def _joined(parts: list[dict[str, Any]]) -> str:
-    return "".join(part["text"] for part in parts)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and _encodable(value)
-
-
-def _encodable(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, (int, float)):
-        return "a number"
-    if isinstance(value, str):
-        return "text"
-    return "a list" if isinstance(value, list) else "an object"
+_CHECKS: Final[Mapping[Format, Callable[[Row], Fault | None]]] = {
+    "messages": _check_chat,
+    "sharegpt": _check_sharegpt,
+    "text": _check_fields("text"),
+    "prompt_completion": _check_fields("prompt", "completion"),
+    "alpaca": check_alpaca,
+    "preference": _check_preference,
+    "preference_chat": _check_preference_chat,
+    "preference_sharegpt": _check_preference_sharegpt,
+}
+_NORMAL_FORMS: Final[Mapping[Format, Callable[[Row], dict[str, Any]]]] = {
+    "messages": _chat,
+    "sharegpt": _sharegpt,
+    "text": _fields("text"),
+    "prompt_completion": _fields("prompt", "completion"),
+    "alpaca": _alpaca,
+    "preference": _preference,
+    "preference_chat": _preference_chat,
+    "preference_sharegpt": _preference_sharegpt,
+}

@@ -1,45 +1,47 @@
-"""Reading a dataset: one pass over the file gives the usable rows, what is wrong with the others, and its digest."""
+"""Reading a dataset: one pass over the file judges every row, and keeps what a scan or a worker needs of it."""
 
 from __future__ import annotations
 
 import hashlib
+import heapq
+import random
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
-from io import BufferedReader, FileIO
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final, NamedTuple, overload
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from oneseek.datasets.formats import Format, check_row, detect, normalise_row, row_digest
+from oneseek.datasets.containers import Progress, RowFile
+from oneseek.datasets.faults import Fault, FaultKind
+from oneseek.datasets.formats import Format, check_row, detect, no_format, normalise_row, row_digest
+from oneseek.datasets.scan import EXAMPLES, ProblemGroup, RowProblem, Sample, Scan
 from oneseek.errors import DatasetError
 
-_BLOCK: Final = 1 << 16  # bytes: what is looked at to tell text from something else
-_UTF8_BOM: Final = b"\xef\xbb\xbf"
-_FOREIGN_BOMS: Final = {  # UTF-32 first: in little-endian order it begins like UTF-16
-    b"\xff\xfe\0\0": "UTF-32",
-    b"\0\0\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
-_BLANK: Final = b" \t\r\n"
+_SHOWN: Final = 5  # rows that a scan shows as they stand
+_LONGEST_SHOWN: Final = 1 << 20  # bytes
+_HELD: Final = 16 << 20  # bytes of sample rows that are held, of the longest ones and of those drawn each
 _WHAT_ROWS_NEED: Final = (
-    "Give every row `messages`, or `text`, or `prompt` and `completion`, or `prompt`, `chosen` and `rejected`."
+    "Give every row `messages`, or `conversations`, or `text`, or `prompt` and `completion`, or `instruction` and "
+    "`output`, or `prompt`, `chosen` and `rejected`."
 )
 
-# Strings whole, so that brackets inside them do not count. A string that is never closed reaches to the end of the
-# data (the last quote is optional, everything before it possessive): trying again from inside it would take quadratic
-# time on a broken file.
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]+|\\.)*+"?|[\[\]{},]', re.DOTALL)
+_decode: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
 _HALF_PAIR: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 
-class RowProblem(msgspec.Struct, frozen=True):
-    """A row that cannot be used. Lines are counted from 1."""
+class JudgedRow(NamedTuple):
+    """A row of a file: the line on which it starts, its bytes (JSON, whatever the container is), what they decode to
+    (None where they don't), and why it cannot be used (None where it can). `data` is empty where there is no row."""
 
     line: int
-    reason: str
+    data: bytes
+    row: Any
+    fault: Fault | None
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -58,261 +60,241 @@ class Rows(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int | slice) -> dict[str, Any] | Rows:
         if isinstance(index, slice):
             return Rows(self._encoded[index])
-        row: dict[str, Any] = msgspec.json.decode(self._encoded[index])
+        row: dict[str, Any] = _decode(self._encoded[index])
         return row
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        return f"Rows({list(self)!r})"
 
 
-class Dataset(msgspec.Struct, frozen=True):
-    """What a file of rows holds.
-
-    `sha256` is of the file's bytes, in hex. `rows` are the usable rows, normalised; `lines[i]` is the line on which
-    `rows[i]` starts, `digests[i]` its `row_digest`. `format` is that of the first row that has one.
-    """
+class Dataset(msgspec.Struct, frozen=True, eq=False):
+    """The usable rows of a file, normalised. The other fields are those of Scan."""
 
     path: str
     sha256: str
-    format: Format | None
-    rows: Sequence[dict[str, Any]]
-    lines: tuple[int, ...]
-    digests: tuple[bytes, ...]
-    problems: tuple[RowProblem, ...]
+    format: Format
+    rows: Rows
+    lines: NDArray[np.uint32]
+    digests: NDArray[np.uint64]
+    rows_sha256: str
+
+
+def rows_of(path: Path, progress: Progress | None = None) -> Iterator[JudgedRow]:
+    """Every row of a file, judged, in constant memory. Rows that cannot be used do not stop it.
+
+    Args:
+        progress: is told how far the reading is: bytes done, bytes in all.
+
+    Raises:
+        DatasetError: before the first row or after the last: there is no dataset at all. No such file, not a file, no
+            permission, packed, not text, nothing in it, changed meanwhile, or no row of a known format.
+    """
+    return iter(_Reading(path, progress))
+
+
+def scan(
+    path: Path, *, seed: int = 42, longest: int = 200, drawn: int = 1000, progress: Progress | None = None
+) -> Scan:
+    """Describe a dataset in one pass, in constant memory and 12 bytes a usable row.
+
+    Args:
+        seed: of the drawing. The same rows and seed give the same samples.
+        longest: how many of the longest rows are among the samples.
+        drawn: how many rows are drawn for the samples, each as likely as any other. There are fewer of either where
+            they would take more than 16 MiB as JSON, but one at least.
+        progress: as of `rows_of`.
+
+    Raises:
+        DatasetError: as `rows_of`.
+    """
+    reading, tally, problems = _Reading(path, progress), _Tally(), _Problems()
+    first: list[dict[str, Any]] = []
+    long_rows, drawn_rows = _Kept(longest), _Kept(drawn)
+    random_rank = random.Random(seed).random
+    for line, data, row, fault in reading:
+        if len(first) < _SHOWN and isinstance(row, dict) and len(data) <= _LONGEST_SHOWN:
+            first.append(row)
+        if fault:
+            problems.add(line, fault)
+            continue
+        encoded = tally.add(line, normalise_row(row, reading.known_format))
+        place = len(tally.lines) - 1, line
+        long_rows.offer(len(encoded), place, encoded)
+        drawn_rows.offer(random_rank(), place, encoded)
+    return Scan(
+        path=str(path),
+        sha256=reading.file.sha256,
+        size_bytes=reading.file.size_bytes,
+        container=reading.file.container,
+        format=reading.known_format,
+        rows=len(tally.lines),
+        problems=problems.groups(),
+        digests=np.asarray(tally.digests),
+        lines=np.asarray(tally.lines),
+        rows_sha256=tally.whole.hexdigest(),
+        longest_row=tally.longest,
+        samples=_samples(long_rows.rows() | drawn_rows.rows()),
+        first=tuple(first),
+    )
 
 
 def read_dataset(path: Path) -> Dataset:
-    """Read JSONL, or a JSON array (the first character that is not blank is `[`), in UTF-8 with or without a BOM.
-
-    Rows that cannot be used do not stop the reading: each becomes a RowProblem. In an array, the line of a row is the
-    one on which its element starts.
+    """The usable rows of a file.
 
     Raises:
-        DatasetError: there is no dataset at all: no such file, not a file, no permission, nothing in it, not text, or
-            no row of a known format.
+        DatasetError: as `rows_of`.
     """
-    digest = hashlib.sha256()
-    reading = _Reading(str(path))
-    if "\0" in str(path):
-        raise DatasetError(f"{str(path)!r} is not a path: it holds a NUL character.", "Name a JSONL or JSON file.")
-    try:
-        if path.exists() and not path.is_file():
-            what = "a directory" if path.is_dir() else "not a regular file"
-            raise DatasetError(f"The dataset {path} is {what}.", "Name a JSONL or JSON file.")
-        with BufferedReader(path.open("rb", buffering=0), _BLOCK) as file:
-            _refuse_binary(file, path)
-            for piece in _pieces(file, digest):
-                reading.add(piece)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return reading.dataset(digest.hexdigest())
+    reading, tally = _Reading(path), _Tally()
+    rows: list[bytes] = []
+    for line, _, row, fault in reading:
+        if not fault:
+            rows.append(tally.add(line, normalise_row(row, reading.known_format)))
+    return Dataset(
+        path=str(path),
+        sha256=reading.file.sha256,
+        format=reading.known_format,
+        rows=Rows(rows),
+        lines=np.asarray(tally.lines),
+        digests=np.asarray(tally.digests),
+        rows_sha256=tally.whole.hexdigest(),
+    )
 
 
 class _Reading:
-    """The rows read so far."""
+    """One pass over a file. The format is that of the first row that has one."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.format: Format | None = None
-        self.rows: list[bytes] = []
-        self.lines: list[int] = []
-        self.digests: list[bytes] = []
-        self.problems: list[RowProblem] = []
-        self.first_fields: tuple[str, ...] | None = None
+    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+        self.file = RowFile(path, progress)
+        self._format: Format | None = None
+        self._telling: RowProblem | None = None  # the bad row that tells most where none has a format: an object
+        self._any_object = False
 
-    def add(self, piece: _Piece) -> None:
-        if isinstance(piece, RowProblem):
-            self.problems.append(piece)
-            return
-        line, raw = piece
-        try:
-            row = _decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self.problems.append(RowProblem(line, _why_not_json(raw, error)))
-            return
-        self.format = self.format or detect(row)
-        reason = check_row(row, self.format) if self.format else self._why_no_format(row)
-        if reason:
-            self.problems.append(RowProblem(line, reason))
-        elif self.format:
-            used = normalise_row(row, self.format)
-            self.rows.append(msgspec.json.encode(used))
-            self.lines.append(line)
-            self.digests.append(row_digest(used))
-
-    def dataset(self, sha256: str) -> Dataset:
-        if self.format is None:
+    @property
+    def known_format(self) -> Format:
+        if self._format is None:
             raise self._no_dataset()
-        return Dataset(
-            path=self.path,
-            sha256=sha256,
-            format=self.format,
-            rows=Rows(self.rows),
-            lines=tuple(self.lines),
-            digests=tuple(self.digests),
-            problems=tuple(self.problems),
-        )
+        return self._format
 
-    def _why_no_format(self, row: object) -> str:
-        if not isinstance(row, dict):
-            return "the row is not an object"
-        if self.first_fields is None:
-            self.first_fields = tuple(row)
-        return f"the row has no known format (fields: {_listed(tuple(row))})"
+    def __iter__(self) -> Iterator[JudgedRow]:
+        for line, data, fault in self.file:
+            row = None
+            if fault is None:
+                try:
+                    row = _decode(data)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    fault = _why_not_json(data, error)
+                else:
+                    fault = self._judge(row)
+            if fault and self._format is None:
+                self._remember(line, row, fault)
+            yield JudgedRow(line, data, row, fault)
+        if self._format is None:
+            raise self._no_dataset()
+
+    def _judge(self, row: Any) -> Fault | None:
+        self._format = self._format or detect(row)
+        return check_row(row, self._format) if self._format else no_format(row)
+
+    def _remember(self, line: int, row: Any, fault: Fault) -> None:
+        is_object = isinstance(row, dict)
+        if self._telling is None or (is_object and not self._any_object):
+            self._telling = RowProblem(line, fault.kind, fault.reason)
+        self._any_object |= is_object
 
     def _no_dataset(self) -> DatasetError:
-        if not self.problems:
-            return DatasetError(f"The dataset {self.path} is empty.", "Name a file with at least two rows.")
-        if self.first_fields is not None:
-            return DatasetError(
-                f"No row of {self.path} has a known format; the fields found are: {_listed(self.first_fields)}.",
-                _WHAT_ROWS_NEED,
-            )
-        first = self.problems[0]
+        path, telling = self.file.path, self._telling
+        if telling is None:
+            return DatasetError(f"The dataset {path} is empty.", "Name a file with at least two rows.")
+        what = "" if self._any_object else "Write one JSON object a line (JSONL), or one JSON array of objects. "
         return DatasetError(
-            f"No row of {self.path} can be read; line {first.line}: {first.reason}.",
-            "Write one JSON object a line (JSONL), or one JSON array of objects. " + _WHAT_ROWS_NEED,
+            f"No row of {path} can be used; line {telling.line}: {telling.reason}.", what + _WHAT_ROWS_NEED
         )
 
 
-# -- from the file to the bytes of each row ------------------------------------------------------------------------
+class _Tally:
+    """What is kept of every usable row: 12 bytes, and one digest over all."""
 
-_Piece = tuple[int, bytes] | RowProblem  # line and bytes of a row, or what is wrong where a row should be
+    def __init__(self) -> None:
+        self.digests = array("Q")
+        self.lines = array("I")
+        self.whole = hashlib.sha256()
+        self.longest: int | None = None
+
+    def add(self, line: int, row: dict[str, Any]) -> bytes:
+        """The normalised row as JSON."""
+        digest, encoded = row_digest(row), _encode(row)
+        self.whole.update(digest)
+        self.digests.append(int.from_bytes(digest[:8], "big"))
+        self.lines.append(line)
+        self.longest = max(self.longest or 0, len(encoded))
+        return encoded
 
 
-def _pieces(file: Iterable[bytes], digest: hashlib._Hash) -> Iterator[_Piece]:
-    lines = _hashed_lines(file, digest)
-    for number, line in enumerate(lines, 1):
-        raw = line.removeprefix(_UTF8_BOM) if number == 1 else line
-        raw = raw.strip(_BLANK)
-        if raw.startswith(b"["):
-            # The array is held whole: its rows are found by their brackets, wherever the line breaks are.
-            yield from _array_elements(line + b"".join(lines), number)
+class _Problems:
+    """Bad rows by kind, in the order in which the kinds are first met."""
+
+    def __init__(self) -> None:
+        self._found: dict[FaultKind, tuple[list[RowProblem], int]] = {}
+
+    def add(self, line: int, fault: Fault) -> None:
+        examples, count = self._found.get(fault.kind, ([], 0))
+        if count < EXAMPLES:
+            examples.append(RowProblem(line, fault.kind, fault.reason))
+        self._found[fault.kind] = examples, count + 1
+
+    def groups(self) -> tuple[ProblemGroup, ...]:
+        return tuple(
+            ProblemGroup(kind=kind, count=count, examples=tuple(examples))
+            for kind, (examples, count) in self._found.items()
+        )
+
+
+class _Kept:
+    """The rows of highest rank: at most `count`, and _HELD bytes of them unless it is one; of equal ranks the first."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._heap: list[tuple[float, int, int, bytes]] = []
+        self._bytes = 0
+        self._floor = -1.0  # no row of this rank or below comes in, even where bytes become free
+
+    def offer(self, rank: float, place: tuple[int, int], encoded: bytes) -> None:
+        """place: the row's index and line."""
+        if rank <= self._floor:
             return
-        if raw:
-            yield number, raw
-            yield from _jsonl_rows(lines, number + 1)
-            return
+        index, line = place
+        heapq.heappush(self._heap, (rank, -index, line, encoded))
+        self._bytes += len(encoded)
+        while len(self._heap) > self._count or (self._bytes > _HELD and len(self._heap) > 1):
+            self._floor, _, _, dropped = heapq.heappop(self._heap)
+            self._bytes -= len(dropped)
+
+    def rows(self) -> dict[int, tuple[int, bytes]]:
+        """By index: line and JSON."""
+        return {-index: (line, encoded) for _, index, line, encoded in self._heap}
 
 
-def _hashed_lines(file: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
-    for line in file:
-        digest.update(line)
-        yield line
+def _samples(rows: dict[int, tuple[int, bytes]]) -> tuple[Sample, ...]:
+    return tuple(Sample(index, line, _decode(encoded)) for index, (line, encoded) in sorted(rows.items()))
 
 
-def _jsonl_rows(lines: Iterator[bytes], first: int) -> Iterator[_Piece]:
-    for number, line in enumerate(lines, first):
-        raw = line.strip(_BLANK)
-        if raw:
-            yield number, raw
-
-
-def _array_elements(data: bytes, line: int) -> Iterator[_Piece]:
-    """The elements of a JSON array that starts on `line`, each on its own, so that a broken one spoils no other."""
-    depth = 0
-    start = 0  # where the current element starts, blanks included
-    counted = 0  # up to where line breaks are counted
-    commas = 0
-
-    def element(end: int) -> tuple[int, bytes]:
-        nonlocal line, counted
-        raw = data[start:end]
-        begin = end - len(raw.lstrip(_BLANK))
-        line += data.count(b"\n", counted, begin)
-        counted = begin
-        return line, raw.strip(_BLANK)
-
-    for token in _TOKEN.finditer(data):
-        kind = token[0]
-        if kind in (b"[", b"{"):
-            depth += 1
-            if depth == 1:
-                start = token.end()
-        elif kind in (b"]", b"}"):
-            depth -= 1
-            if depth == 0:
-                at, raw = element(token.start())
-                if raw:
-                    yield at, raw
-                elif commas:
-                    yield RowProblem(at, "broken JSON: a comma with no row after it")
-                start = token.end()
-                at, raw = element(len(data))
-                if raw:
-                    yield RowProblem(at, "broken JSON: there is more after the end of the array")
-                return
-        elif depth == 1 and kind == b",":
-            commas += 1
-            at, raw = element(token.start())
-            yield (at, raw) if raw else RowProblem(at, "broken JSON: a comma with no row before it")
-            start = token.end()
-    at, raw = element(len(data))
-    if raw:
-        yield at, raw
-    if depth == 1:
-        yield RowProblem(at + raw.count(b"\n"), "broken JSON: the file ends before the array does")
-
-
-# -- what is wrong -------------------------------------------------------------------------------------------------
-
-
-_decode = msgspec.json.Decoder().decode
-
-
-def _why_not_json(raw: bytes, error: Exception) -> str:
-    if b"\0" in raw:
-        return f"NUL byte (at byte {raw.index(0)} of the row)"
+def _why_not_json(data: bytes, error: Exception) -> Fault:
+    if b"\0" in data:
+        return Fault("nul-byte", f"NUL byte (at byte {data.index(0)} of the row)")
     try:
-        raw.decode()
+        data.decode()
     except UnicodeDecodeError as found:
-        return f"not UTF-8 (byte 0x{raw[found.start]:02X} at byte {found.start} of the row)"
+        return Fault("not-utf8", f"not UTF-8 (byte 0x{data[found.start]:02X} at byte {found.start} of the row)")
     if isinstance(error, RecursionError):
-        return "nested too deeply"
-    if _HALF_PAIR.search(raw):
-        return "broken JSON: half of a surrogate pair, which is not a character"
+        return Fault("nested-too-deeply", "nested too deeply")
+    if _HALF_PAIR.search(data):
+        return Fault("surrogate", "broken JSON: half of a surrogate pair, which is not a character")
     if "truncated" in str(error):
-        return "broken JSON: it ends too early"
-    return f"broken JSON: {str(error).removeprefix('JSON is malformed: ').partition(' - at ')[0].lower()}"
-
-
-def _refuse_binary(file: BufferedReader[FileIO], path: Path) -> None:
-    """A file that does not begin like JSON and is not text in its first block. One that does begin like JSON is read:
-    its bad rows are named by their lines."""
-    head = file.peek(_BLOCK)[:_BLOCK]
-    encoding = next((name for mark, name in _FOREIGN_BOMS.items() if head.startswith(mark)), None)
-    if encoding:
-        raise DatasetError(
-            f"The dataset {path} is {encoding}, not UTF-8.",
-            f"Convert it: iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > utf8.jsonl",
-        )
-    if head.removeprefix(_UTF8_BOM).lstrip(_BLANK).startswith((b"{", b"[")):
-        return
-    if b"\0" in head or not _is_utf8_so_far(head):
-        raise DatasetError(f"The dataset {path} is not text (binary data).", "Name a JSONL or JSON file in UTF-8.")
-
-
-def _is_utf8_so_far(head: bytes) -> bool:
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        # A character that the end of the block cuts in two is no fault.
-        return error.reason == "unexpected end of data" and len(head) >= _BLOCK
-    return True
-
-
-def _unreadable(path: Path, error: OSError) -> DatasetError:
-    match error:
-        case FileNotFoundError() | NotADirectoryError():
-            return DatasetError(f"There is no dataset {path}.", "Check the path; it is relative to where you are.")
-        case PermissionError():
-            return DatasetError(
-                f"No permission to read the dataset {path}.", f"Allow it: chmod u+r {shlex.quote(str(path))}"
-            )
-        case _:
-            return DatasetError(f"The dataset {path} cannot be read: {error.strerror}.", "Check the disk and the path.")
-
-
-def _listed(fields: tuple[str, ...]) -> str:
-    shown = ", ".join(repr(field[:40]) for field in fields[:10])
-    return (shown + (", …" if len(fields) > 10 else "")) or "none"
+        return Fault("broken-json", "broken JSON: it ends too early")
+    why = str(error).removeprefix("JSON is malformed: ").partition(" - at ")[0].lower()
+    return Fault("broken-json", f"broken JSON: {why}")

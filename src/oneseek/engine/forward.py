@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from oneseek.datasets.tokens import IGNORED, Example
 from oneseek.engine import varlen
-from oneseek.engine.examples import IGNORED, Example
 from oneseek.engine.head import head_nats
 from oneseek.engine.interface import Computed
 from oneseek.engine.out_of_memory import is_out_of_memory

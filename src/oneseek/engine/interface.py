@@ -21,7 +21,9 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
 
     `directory` is the trainer's own: its checkpoints and its export are written there. `cache_directory` is shared by
     all runs of a home and holds tokenised datasets; None: nothing is kept. `threads` is its share of the machine's
-    cores. At most `token_budget` tokens are computed at once, however many rows an optimiser step has.
+    cores. With `validation_path` all rows of the dataset are trained on and all of that file are validated on; else
+    `validation_split` of the dataset is set aside. At most `token_budget` tokens are computed at once, however many
+    rows an optimiser step has.
     """
 
     engine: EngineName
@@ -29,6 +31,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str
     dataset_path: str
     dataset_sha256: str
+    validation_path: str | None = None
+    validation_sha256: str | None = None
     format: str
     strategy: Literal["chat", "standard"]
     validation_split: float
@@ -97,6 +101,14 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fingerprint: dict[str, str]
 
 
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of all training rows, of all validation rows, and of the one step that `Trainer.shorten` left."""
+
+    training_tokens: int
+    validation_tokens: int
+    step_tokens: int
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """After an optimiser step. `loss` is nats per supervised token of that step."""
 
@@ -163,6 +175,10 @@ class Trainer(Protocol):
 
     def prepare(self) -> Prepared:
         """Load the base model, put the adapter in, read and tokenise the rows."""
+
+    def shorten(self) -> Workload:
+        """For a rehearsal: once prepared, keep the rows of one optimiser step alone, the longest ones in batches as
+        full as they can be, and of the validation rows those of one batch."""
 
     def train_epoch(
         self, epoch: int, learning_rates: Sequence[float], excluded_validation_rows: Sequence[int], report: Report

@@ -7,8 +7,8 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from oneseek.datasets.tokens import Example
 from oneseek.engine.epochs import Evaluation
-from oneseek.engine.examples import Example
 from oneseek.engine.forward import Forward
 from oneseek.engine.pairs import Pair
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from oneseek.chat.render import render_preference
-from oneseek.engine.examples import IGNORED, Encoder, Example, NumberedRow, encode_each
+from oneseek.datasets.tokens import IGNORED, Encoder, Example
+from oneseek.engine.examples import NumberedRow, encode_rows
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ def encode_pairs(encoder: Encoder, rows: Sequence[NumberedRow], dataset: str) ->
     Raises:
         WorkerFailed: the model's template refuses a row; its line is named.
     """
-    answers = encode_each(
-        encoder, rows, dataset, lambda row: render_preference(row, encoder.format, encoder.template, encoder.eos)
-    )
+    answers = encode_rows(encoder, rows, dataset)
     return [
         Pair(chosen, rejected, _shared(chosen, rejected))
         for chosen, rejected in zip(answers[::2], answers[1::2], strict=True)

@@ -31,7 +31,7 @@ from oneseek.engine import export
 from oneseek.engine.epochs import EpochTrainer, Evaluation, Step
 from oneseek.engine.examples import split_rows
 from oneseek.engine.export import LORA_A, LORA_B, PREFIX
-from oneseek.engine.interface import Exported, Prepared, Report
+from oneseek.engine.interface import Exported, Prepared, Report, Workload
 from oneseek.errors import WorkerFailed
 
 T = TypeVar("T")
@@ -94,6 +94,11 @@ class ScriptedTrainer(EpochTrainer):
             incomparable_validation_rows=self._script.incomparable_validation_rows,
             fingerprint={"engine": "scripted"},
         )
+
+    def shorten(self) -> Workload:
+        whole, rows = self._tokens, self._validation_rows
+        self._tokens, self._steps = whole // self._steps, 1
+        return Workload(training_tokens=whole, validation_tokens=rows, step_tokens=self._tokens)
 
     def export(self, epoch: int, learning_rates: Sequence[float], report: Report) -> Exported:
         self._reach(learning_rates[:epoch], report)

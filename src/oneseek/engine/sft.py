@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from oneseek.datasets.tokens import Example
 from oneseek.engine.epochs import Evaluation
-from oneseek.engine.examples import Example
 from oneseek.engine.forward import Forward, learned
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from oneseek.chat.template import ChatTemplate
-from oneseek.engine.examples import leading_tokens, load_tokenizer
+from oneseek.datasets.tokens import leading_tokens, load_tokenizer
 from oneseek.errors import DatasetError, ModelError, WorkerFailed
 from oneseek.registry.discover import describe
 
@@ -77,7 +77,8 @@ def speaker_for(model_path: Path, strategy: Literal["chat", "standard"]) -> Spea
     """How the model of a directory is spoken to.
 
     Raises:
-        WorkerFailed: it has no tokenizer.json, or no chat template where one is needed.
+        ModelError: it has no tokenizer.json that can be read.
+        WorkerFailed: it has no chat template where one is needed.
     """
     info = describe(model_path)
     tokenizer = load_tokenizer(model_path)

@@ -20,14 +20,15 @@ import torch
 import transformers
 from torch import Tensor
 
+from oneseek.datasets.tokens import Encoder
 from oneseek.engine import export
 from oneseek.engine.base_model import load_base_model
 from oneseek.engine.dpo import DirectPreferenceOptimisation
 from oneseek.engine.epochs import EpochTrainer, Evaluation, Step
-from oneseek.engine.examples import Encoder, NumberedRow, encode_rows, encoder_for, numbered_rows
+from oneseek.engine.examples import NumberedRow, encode_rows, encoder_for, numbered_rows
 from oneseek.engine.forward import Forward, Item, choose_forward, learned, sequences, tokens
 from oneseek.engine.generation import answers
-from oneseek.engine.interface import EpochResult, Exported, Prepared, Report
+from oneseek.engine.interface import EpochResult, Exported, Prepared, Report, Workload
 from oneseek.engine.lora import (
     adapter_config,
     adapter_parameters,
@@ -42,6 +43,7 @@ from oneseek.engine.optimizer import FlatAdamW
 from oneseek.engine.order import draw, row_order
 from oneseek.engine.out_of_memory import naming_memory
 from oneseek.engine.pairs import encode_pairs
+from oneseek.engine.rehearsal import heaviest
 from oneseek.engine.sft import SupervisedFineTuning
 from oneseek.engine.speaker import speaker_for
 from oneseek.errors import WorkerFailed
@@ -81,6 +83,24 @@ class TorchTrainer(EpochTrainer):
         if self.assignment.gradient_checkpointing:
             self._recompute_activations()
         return self._prepared()
+
+    def shorten(self) -> Workload:
+        whole, budget = self.objective, self.assignment.token_budget
+        room = 0 if self._forward.attention == "padded" else budget  # rows beside a longer one would be padded to it
+        training = heaviest(self._usable(whole.training), tokens, self._rows_per_step, room)
+        validation = heaviest(self._usable(whole.validation), tokens, len(whole.validation), room)
+        placed = dict(zip(row_order(self.assignment.seed, 1, len(training)), training, strict=True))
+        self.objective = replace(  # type: ignore[type-var]
+            whole,
+            training=[placed[place] for place in range(len(training))],  # the first epoch's order is the heaviest
+            validation=next(self._forward.batches(validation, budget)),
+        )
+        self._steps = 1
+        return Workload(
+            training_tokens=sum(map(tokens, whole.training)),
+            validation_tokens=sum(map(tokens, whole.validation)),
+            step_tokens=sum(map(tokens, training)),
+        )
 
     @naming_memory
     def train_epoch(
@@ -147,7 +167,7 @@ class TorchTrainer(EpochTrainer):
     def _step(self, epoch: int, index: int, learning_rate: float) -> Step:
         """A step in which nothing is learned changes nothing: no update, no weight decay."""
         items = self._order[index * self._rows_per_step : (index + 1) * self._rows_per_step]
-        usable = [item for item in items if self.objective.usable(item)]
+        usable = self._usable(items)
         units = self.objective.units(usable)
         if units == 0:
             return Step(loss=0.0, units=0, tokens=0, gradient_norm=0.0)
@@ -163,6 +183,9 @@ class TorchTrainer(EpochTrainer):
         _require_finite(norm, "gradient norm", where)
         self.optimizer.step(learning_rate)
         return Step(loss, units, sum(map(tokens, usable)), norm)
+
+    def _usable(self, items: Sequence[Any]) -> list[Any]:
+        return [item for item in items if self.objective.usable(item)]
 
     @property
     def _rows_per_step(self) -> int:

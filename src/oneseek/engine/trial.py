@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from oneseek.datasets.tokens import IGNORED, Example
 from oneseek.engine.base_model import load_base_model
-from oneseek.engine.examples import IGNORED, Example
 from oneseek.engine.forward import choose_forward
 from oneseek.engine.interface import Computed
 from oneseek.engine.out_of_memory import naming_memory

@@ -35,7 +35,10 @@ class MemoryNeed(Part, frozen=True, kw_only=True):
 
 
 class SelectedModel(Part, frozen=True, kw_only=True):
-    """A base model of the selection. Digests are SHA-256 in hex of what the recipe names."""
+    """A base model of the selection. Digests are SHA-256 in hex of what the recipe names.
+
+    `hub_id` and `revision` (the commit) are those of a model from the hub; it may not have been at `path` yet.
+    """
 
     key: str
     display_name: str
@@ -46,10 +49,14 @@ class SelectedModel(Part, frozen=True, kw_only=True):
     config_sha256: str
     tokenizer_sha256: str
     template_sha256: str | None
+    hub_id: str | None = None
+    revision: str | None = None
 
 
 class DatasetUsed(Part, frozen=True, kw_only=True):
-    """The training data: `sha256` of the file's bytes, `rows_sha256` of the rows used with their split."""
+    """The training data: `sha256` of the file's bytes, `rows_sha256` of the rows used with their split, `format` that
+    in which they are used. `quarantined_rows` could not be used and were left out. Where validation rows have a file of
+    their own, `validation_path` and `validation_sha256` name it."""
 
     path: str
     sha256: str
@@ -58,6 +65,9 @@ class DatasetUsed(Part, frozen=True, kw_only=True):
     training_rows: int
     validation_rows: int
     rows_sha256: str
+    quarantined_rows: int = 0
+    validation_path: str | None = None
+    validation_sha256: str | None = None
 
 
 class RunAccepted(Event, frozen=True, kw_only=True):
@@ -72,6 +82,15 @@ class RunAccepted(Event, frozen=True, kw_only=True):
     available: tuple[str, ...]
     dataset: DatasetUsed
     warnings: tuple[str, ...] = ()
+
+
+class DownloadProgressed(Event, frozen=True, kw_only=True):
+    """Display only: how far a base model is downloaded, in bytes of all its files."""
+
+    model: str
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float
 
 
 # -- what could change the arithmetic, frozen ----------------------------------------------------------------------
@@ -292,6 +311,7 @@ class RunFinished(Event, frozen=True, kw_only=True):
 
 AnyEvent = (
     RunAccepted
+    | DownloadProgressed
     | RunPlanned
     | EpochStarted
     | ProgressReported
@@ -313,6 +333,7 @@ AnyEvent = (
 
 # What only tells a watcher something: no fsync for these, and an interruption voids them.
 DISPLAY_ONLY: tuple[type[Event], ...] = (
+    DownloadProgressed,
     EpochStarted,
     ProgressReported,
     EpochFinished,

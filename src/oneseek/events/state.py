@@ -12,6 +12,7 @@ from oneseek.errors import JournalDamaged
 from oneseek.events import (
     AnyEvent,
     AutoStop,
+    DownloadProgressed,
     EpochCommitted,
     EpochFinished,
     EpochStarted,
@@ -36,13 +37,14 @@ Status = Literal["preparing", "training", "stopping", "stopped", "interrupted", 
 
 class RunState(Part, frozen=True, kw_only=True):
     """A run. Everything that decides what happens next comes from RunAccepted, RunPlanned and EpochCommitted alone;
-    `progress`, `finished`, `failing` and `verified` are void after an interruption."""
+    `downloads`, `progress`, `finished`, `failing` and `verified` are void after an interruption."""
 
     accepted: RunAccepted
     planned: RunPlanned | None = None
     status: Status = "preparing"
     committed: tuple[EpochCommitted, ...] = ()
     epoch: int = 0
+    downloads: dict[str, DownloadProgressed] = msgspec.field(default_factory=dict)
     progress: dict[str, ProgressReported] = msgspec.field(default_factory=dict)
     finished: dict[str, EpochFinished] = msgspec.field(default_factory=dict)
     failing: dict[str, ModelFailed] = msgspec.field(default_factory=dict)
@@ -157,8 +159,10 @@ def begin(event: AnyEvent) -> RunState:
 def apply(state: RunState, event: AnyEvent) -> RunState:
     """The state after one more event. Pure: neither the state nor the event is changed."""
     match event:
+        case DownloadProgressed():
+            return _with(state, downloads={**state.downloads, event.model: event})
         case RunPlanned():
-            return _with(state, planned=event)
+            return _with(state, planned=event, downloads={})
         case EpochStarted():
             return _with(
                 state,
@@ -190,6 +194,7 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
                 epoch=state.epochs_done,
                 failure=None,
                 verified={},
+                downloads={},
                 **_NOTHING_SHOWN,
             )
         case RunFailed():

@@ -14,6 +14,7 @@ from oneseek.events import (
     AutoStop,
     AutoStopTriggered,
     CheckpointDamaged,
+    DownloadProgressed,
     EpochCommitted,
     EpochFinished,
     EpochStarted,
@@ -58,6 +59,17 @@ def _accepted(event: RunAccepted, state: RunState) -> Body:
             "sha256": event.dataset.sha256,
         },
         "warnings": list(event.warnings),
+    }
+
+
+def _download(event: DownloadProgressed, state: RunState) -> Body:
+    left = event.total_bytes - event.done_bytes
+    return {
+        "model": event.model,
+        "done_bytes": event.done_bytes,
+        "total_bytes": event.total_bytes,
+        "bytes_per_second": event.bytes_per_second,
+        "seconds_left": left / event.bytes_per_second if event.bytes_per_second else None,
     }
 
 
@@ -225,6 +237,7 @@ def _fields(*names: str) -> Callable[[Any, RunState], Body]:
 
 _TABLE: dict[type[Event], tuple[str, Callable[[Any, RunState], Body]]] = {
     RunAccepted: ("run_accepted", _accepted),
+    DownloadProgressed: ("download_progress", _download),
     RunPlanned: ("run_planned", _planned),
     EpochStarted: (
         "epoch_start",

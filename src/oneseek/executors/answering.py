@@ -17,8 +17,9 @@ from typing import IO, Any, Literal
 
 import msgspec
 
+from oneseek import child
 from oneseek.errors import ModelError, OneSeekError, StorageError, WorkerFailed
-from oneseek.executors import child
+from oneseek.executors.processes import last_words
 from oneseek.executors.worker import Failure, encode, failure
 
 Variant = Literal["base", "adapter"]
@@ -199,8 +200,7 @@ def _lost(model: str, code: int, log: IO[bytes]) -> WorkerFailed:
         fix = "If it is, close what else needs memory, or ask a smaller model."
         return WorkerFailed("crashed", f"{model}: its process was killed; the machine may be out of memory.", fix)
     log.seek(0)
-    last = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()][-1:]
-    words = f" Its last words: {last[0].strip()}" if last else ""
+    words = last_words(log.read().decode(errors="replace"))
     return WorkerFailed("crashed", f"{model}: its process ended with exit code {code}.{words}", "Ask again.")
 
 

@@ -6,11 +6,15 @@ import subprocess
 import threading
 from pathlib import Path
 
+from oneseek import child
+from oneseek.datasets.limited import SECONDS
 from oneseek.engine.interface import Assignment
-from oneseek.executors import child
 from oneseek.executors.crew import Outbox
 from oneseek.executors.worker import Command, encode
 from oneseek.files.durable import storage_errors
+
+KILLED = (-9, 137)
+"""Exit codes of a process that was killed, by the kernel for want of memory or by somebody."""
 
 
 class ProcessWorker:
@@ -41,15 +45,8 @@ class ProcessWorker:
 
     def cause_of_death(self) -> tuple[str, str]:
         """What the operating system and the log say of a worker that has ended, and what may help."""
-        code = self._process.wait()
-        if code in (-9, 137):
-            return (
-                "It was killed (exit 137); the machine may be out of memory.",
-                "If it is, lower training.batch_size or data.max_length, or train fewer models at once.",
-            )
-        last = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-        words = f" Its last words: {last[0].strip()}" if last else ""
-        return f"It ended with exit code {code}.{words}", f"Its log may say more: {self._log}"
+        problem, fix = cause_of_death(self._process.wait(), self._log.read_text(errors="replace"))
+        return problem, fix or f"Its log may say more: {self._log}"
 
     def _write(self, line: bytes) -> None:
         assert self._process.stdin is not None
@@ -75,6 +72,27 @@ class ProcessWorker:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 _close(pipe)
+
+
+def cause_of_death(code: int, log: str) -> tuple[str, str]:
+    """What the exit code and the log of a worker's process say of its end, and what may help, if that is known."""
+    if code in KILLED:
+        return (
+            "It was killed (exit 137); the machine may be out of memory.",
+            "If it is, lower training.batch_size or data.max_length, or train fewer models at once.",
+        )
+    if code == -child.TIME_LIMIT_SIGNAL:
+        return (
+            f"Its chat template ran longer than {SECONDS:g} s on a row.",
+            "Mend the base model's chat template, or select another base model.",
+        )
+    return f"It ended with exit code {code}.{last_words(log)}", ""
+
+
+def last_words(log: str) -> str:
+    """What a process that has ended said last, as a sentence to add; nothing where it said nothing."""
+    last = [line for line in log.splitlines() if line.strip()][-1:]
+    return f" Its last words: {last[0].strip()}" if last else ""
 
 
 def _close(pipe: object) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
+from oneseek import child
 from oneseek.engine.interface import Computed
 from oneseek.errors import ModelError
-from oneseek.executors import child
 from oneseek.executors.worker import Failure, encode, failure
 
 _decode: msgspec.json.Decoder[Computed | Failure] = msgspec.json.Decoder(Computed | Failure)

@@ -18,10 +18,10 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
+from oneseek import child
 from oneseek.engine.create import create
 from oneseek.engine.interface import Assignment, Damaged, EpochResult, Exported, Prepared, Progress
 from oneseek.errors import OneSeekError, StorageError, WorkerFailed
-from oneseek.executors import child
 from oneseek.files.durable import storage_cause
 
 BEAT_SECONDS = 1.0

@@ -10,14 +10,21 @@ from oneseek.names import FAMILY, SLUG, versioned
 
 @dataclass(frozen=True)
 class Home:
-    """Where an administrator's things are: `root` is ONESEEK_HOME, `models` MODELS_DIR."""
+    """Where an administrator's things are: `root` is ONESEEK_HOME, `models` MODELS_DIR, `cache` the Hugging Face cache,
+    None where it is not looked into."""
 
     root: Path
     models: Path
+    cache: Path | None = None
 
     @property
     def datasets(self) -> Path:
         return self.root / "datasets"
+
+    @property
+    def statistics(self) -> Path:
+        """Token counts of whole datasets; nothing is lost with them."""
+        return self.datasets / "statistics"
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,16 @@ class RunDirectory:
     @property
     def live_metrics(self) -> Path:
         return self.root / "live_metrics.json"
+
+    @property
+    def quarantine(self) -> Path:
+        """Rows of the dataset that could not be used, with line and reason."""
+        return self.root / "quarantine.jsonl"
+
+    @property
+    def validation_quarantine(self) -> Path:
+        """The same of the validation dataset."""
+        return self.root / "quarantine-validation.jsonl"
 
     @property
     def work(self) -> Path:

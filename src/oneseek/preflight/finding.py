@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,19 +13,29 @@ from oneseek.config.schema import TrainingConfig
 from oneseek.errors import Refused
 from oneseek.preflight.facts import Facts
 
+Severity = Literal["error", "warning"]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A setting to write into a configuration: its dotted field and its value there; None removes it."""
+
+    field: str
+    value: Any
+
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """An `error` refuses the run, a `warning` never does. `field` is the setting to change, `model` a model's key.
 
-    `rule` is filled in by the rule that the finding comes from.
+    `rule` is filled in by the rule that the finding comes from. `changes` are the fix where settings alone are the fix.
     """
 
     rule: str = ""
-    severity: Literal["error", "warning"]
+    severity: Severity
     field: str
     problem: str
     fix: str
     model: str | None = None
+    changes: tuple[Change, ...] = ()
 
 
 class PreflightError(Refused):
@@ -74,9 +84,20 @@ def registered() -> dict[str, Rule]:
 
 
 def check(config: TrainingConfig, facts: Facts) -> tuple[Finding, ...]:
-    """All findings: errors before warnings, then in the order of the schema's fields, then by rule."""
-    found = [finding for judge in registered().values() for finding in judge(config, facts)]
-    return tuple(sorted(found, key=_place))
+    """All findings, `in_order`."""
+    return in_order([finding for judge in registered().values() for finding in judge(config, facts)])
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors before warnings, then in the order of the schema's fields, then by rule; otherwise as they came."""
+    return tuple(sorted(findings, key=_place))
+
+
+def wire(finding: Finding) -> dict[str, Any]:
+    """A finding as programs get it."""
+    told = msgspec.to_builtins(finding)
+    del told["changes"]
+    return dict(told)
 
 
 def _place(finding: Finding) -> tuple[bool, int, int, str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 JSON_FILES = (
+    "README.md",
     "config.json",
     "generation_config.json",
     "oneseek.json",
@@ -24,6 +25,7 @@ ProblemKind = Literal[
     "no-config",
     "broken-config",
     "foreign-code",
+    "unknown-type",
     "not-causal-lm",
     "quantized",
     "no-weights",
@@ -54,7 +56,8 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     `headers`: the first bytes of every safetensors file, as many as `header_bytes_needed` says.
     `unreadable`: files that are there and could not be read, with the reason.
     `token_texts`: from tokenizer.json, the tokens of the ids in `token_ids_wanted`; `highest_token_id` where that was
-    read. `transformers_has_it`: the installed transformers has code of its own for the `type_that_brings_code`.
+    read. `transformers_has_it`: the installed transformers has a causal language model of the model_type; None where
+    that is not known. `renamings`: how it renames the tensors of that type when it loads them, in order.
     """
 
     directory: str
@@ -65,7 +68,8 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: dict[str, str]
     token_texts: dict[int, str] = {}
     highest_token_id: int | None = None
-    transformers_has_it: bool = False
+    transformers_has_it: bool | None = None
+    renamings: tuple[tuple[str, str], ...] = ()
 
 
 def json_object(files: ModelFiles, name: str, kind: ProblemKind, problems: list[ModelProblem]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from oneseek.names import normalize_model_name
 from oneseek.registry.model_files import ModelFiles, ModelProblem, json_object
 from oneseek.registry.safetensors import DamagedWeightsError, TensorInfo, parse_safetensors_header
 
@@ -90,8 +91,9 @@ def _no_safetensors(files: ModelFiles) -> ModelProblem:
         return ModelProblem(
             kind="only-pickle",
             problem=f"The weights are only there as pickle ({pickles[0]}), which can run code when it is loaded.",
-            fix="If you trust them, convert them once with transformers: "
-            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(DIR) writes model.safetensors.",
+            fix=f"Type oneseek models convert {normalize_model_name(files.directory)}: it writes safetensors beside it."
+            if pickles[0].startswith("pytorch_model")
+            else "Put the model's safetensors files into the directory.",
         )
     others = sorted(name for name in files.sizes if name.endswith((".safetensors", ".gguf")))
     return ModelProblem(

@@ -14,18 +14,22 @@ from oneseek.files.layout import RunDirectory
 from oneseek.runs.find import KnownRun, describe, find, list_runs, status
 from oneseek.runs.generate import generate
 from oneseek.runs.recorder import Recorder, Watch, is_running, nobody
+from oneseek.runs.rehearse import Rehearsal
 from oneseek.runs.resume import resume
 from oneseek.runs.stopping import stop
 from oneseek.runs.submit import inspect, submit
 from oneseek.runs.train import train
+from oneseek.runs.validate import Verdict, validate
 
 __all__ = [
     "AnswerFinished",
     "Generated",
     "KnownRun",
     "Recorder",
+    "Rehearsal",
     "Result",
     "TokenGenerated",
+    "Verdict",
     "Watch",
     "describe",
     "find",
@@ -40,6 +44,7 @@ __all__ = [
     "stop",
     "submit",
     "train",
+    "validate",
 ]
 
 

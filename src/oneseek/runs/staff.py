@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from oneseek.engine.interface import Assignment
+from oneseek.config.schema import TrainingConfig
+from oneseek.engine.interface import Assignment, EngineName
 from oneseek.estimate import share_memory
-from oneseek.events import RunPlanned, SelectedModel
+from oneseek.events import DatasetUsed, MemoryNeed, RunPlanned
 from oneseek.executors.crew import Crew, Outbox, Worker
 from oneseek.executors.inline import InlineWorker
 from oneseek.executors.processes import ProcessWorker
@@ -27,12 +28,23 @@ from oneseek.runs.recorder import Recorder
 @contextmanager
 def staff(run: Recorder, poll: Callable[[], None]) -> Iterator[Crew]:
     """The crew of a run."""
-    inline = run.config.execution.executor == "inline"
-    at_once, shares = _planned(run.state.planned) if run.state.planned else _shared(run, inline)
+    accepted, inline = run.state.accepted, run.config.execution.executor == "inline"
+    needs = {model.key: model.memory for model in accepted.models}
+    at_once, shares = _planned(run.state.planned) if run.state.planned else shared(needs, run.config)
     crew = Crew(
         {
-            model.key: _assignment(run, model, shares[model.key])
-            for model in run.state.accepted.models
+            model.key: assignment(
+                accepted.engine,
+                accepted.dataset,
+                run.config,
+                key=model.key,
+                model_path=model.path,
+                target_modules=model.target_modules,
+                share=shares[model.key],
+                directory=run.directory.worker(model.key),
+                token_cache=run.directory.results.token_cache,
+            )
+            for model in accepted.models
             if model.key in run.state.live
         },
         InlineWorker if inline else lambda assignment, outbox: _process(run, assignment, outbox),
@@ -49,7 +61,7 @@ def staff(run: Recorder, poll: Callable[[], None]) -> Iterator[Crew]:
 
 
 @dataclass(frozen=True)
-class _Share:
+class Share:
     """What a worker gets of the machine."""
 
     threads: int
@@ -57,50 +69,56 @@ class _Share:
     gradient_checkpointing: bool
 
 
-def _planned(planned: RunPlanned) -> tuple[int, dict[str, _Share]]:
-    return planned.at_once, {
-        plan.key: _Share(plan.threads, plan.token_budget, plan.gradient_checkpointing) for plan in planned.models
-    }
+def shared(needs: Mapping[str, MemoryNeed], config: TrainingConfig) -> tuple[int, dict[str, Share]]:
+    """How many models are loaded at once, and each one's share of the cores and the memory that are free now. Inline
+    they take turns.
 
-
-def _shared(run: Recorder, inline: bool) -> tuple[int, dict[str, _Share]]:
-    """How many models are loaded at once, and each one's share of cores and memory. Inline they take turns."""
-    models = run.state.accepted.models
-    wanted = run.config.execution.gradient_checkpointing
-    sharing = share_memory(
-        [model.memory for model in models], psutil.virtual_memory().available, wanted, 1 if inline else len(models)
-    )
-    threads = max(1, _cores(run) // sharing.at_once)
+    needs: by model key, at least one.
+    """
+    most = 1 if config.execution.executor == "inline" else len(needs)
+    free = psutil.virtual_memory().available
+    sharing = share_memory(list(needs.values()), free, config.execution.gradient_checkpointing, most)
+    threads = max(1, cores(config) // sharing.at_once)
     return sharing.at_once, {
-        model.key: _Share(threads, budget.tokens, budget.checkpointing)
-        for model, budget in zip(models, sharing.budgets, strict=True)
+        key: Share(threads, budget.tokens, budget.checkpointing)
+        for key, budget in zip(needs, sharing.budgets, strict=True)
     }
 
 
-def _process(run: Recorder, assignment: Assignment, outbox: Outbox) -> Worker:
-    return ProcessWorker(assignment, outbox, run.directory.worker_log(assignment.key))
-
-
-def _cores(run: Recorder) -> int:
+def cores(config: TrainingConfig) -> int:
+    """How many cores a run may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return run.config.execution.threads or usable
+    return config.execution.threads or usable
 
 
-def _assignment(run: Recorder, model: SelectedModel, share: _Share) -> Assignment:
-    accepted, config = run.state.accepted, run.config
-    training, lora = config.training_for(model.key), config.lora_for(model.key)
+def assignment(
+    engine: EngineName,
+    dataset: DatasetUsed,
+    config: TrainingConfig,
+    *,
+    key: str,
+    model_path: str,
+    target_modules: tuple[str, ...],
+    share: Share,
+    directory: Path,
+    token_cache: Path | None,
+) -> Assignment:
+    """What the worker of one model is told. `directory` is its own; with no `token_cache` no encoded row is kept."""
+    training, lora = config.training_for(key), config.lora_for(key)
     return Assignment(
-        engine=accepted.engine,
-        key=model.key,
-        model_path=model.path,
-        dataset_path=accepted.dataset.path,
-        dataset_sha256=accepted.dataset.sha256,
-        format=accepted.dataset.format,
-        strategy=accepted.dataset.strategy,
+        engine=engine,
+        key=key,
+        model_path=model_path,
+        dataset_path=dataset.path,
+        dataset_sha256=dataset.sha256,
+        validation_path=dataset.validation_path,
+        validation_sha256=dataset.validation_sha256,
+        format=dataset.format,
+        strategy=dataset.strategy,
         validation_split=config.data.validation_split,
         max_length=config.data.max_length,
-        directory=str(Path(run.directory.worker(model.key)).resolve()),
-        cache_directory=str(run.directory.results.token_cache.resolve()),
+        directory=str(directory.resolve()),
+        cache_directory=None if token_cache is None else str(token_cache.resolve()),
         threads=share.threads,
         token_budget=share.token_budget,
         gradient_checkpointing=share.gradient_checkpointing,
@@ -118,7 +136,7 @@ def _assignment(run: Recorder, model: SelectedModel, share: _Share) -> Assignmen
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         lora_use_rslora=lora.use_rslora,
-        target_modules=model.target_modules,
+        target_modules=target_modules,
         dpo_beta=config.dpo.beta,
         dpo_loss=config.dpo.loss,
         dpo_label_smoothing=config.dpo.label_smoothing,
@@ -126,3 +144,13 @@ def _assignment(run: Recorder, model: SelectedModel, share: _Share) -> Assignmen
         sample_prompts=training.sample_prompts,
         sample_tokens=training.sample_tokens,
     )
+
+
+def _planned(planned: RunPlanned) -> tuple[int, dict[str, Share]]:
+    return planned.at_once, {
+        plan.key: Share(plan.threads, plan.token_budget, plan.gradient_checkpointing) for plan in planned.models
+    }
+
+
+def _process(run: Recorder, assignment: Assignment, outbox: Outbox) -> Worker:
+    return ProcessWorker(assignment, outbox, run.directory.worker_log(assignment.key))

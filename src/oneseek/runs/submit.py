@@ -11,11 +11,12 @@ from pathlib import Path
 from oneseek import __version__
 from oneseek.config.parse import ConfigProblem
 from oneseek.config.schema import TrainingConfig
-from oneseek.datasets.formats import STRATEGY_OF
-from oneseek.datasets.split import rows_digest, split
+from oneseek.datasets.formats import STRATEGY_OF, USED_AS
+from oneseek.datasets.quarantine import quarantine
+from oneseek.datasets.split import files_digest, rows_digest, split
 from oneseek.engine.interface import EngineName
 from oneseek.errors import ConfigError
-from oneseek.estimate import longest_row_bound, memory_need
+from oneseek.estimate import memory_need
 from oneseek.events import DatasetUsed, RunAccepted, SelectedModel
 from oneseek.files.durable import create_exclusively, storage_errors, sync_directory
 from oneseek.files.layout import Home, Results, RunDirectory
@@ -27,7 +28,7 @@ from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, PreflightError
 from oneseek.preflight.gather import gather
 from oneseek.registry.capabilities import ModelInfo, lora_targets
-from oneseek.registry.discover import digests
+from oneseek.runs.prepare import digests_of
 from oneseek.runs.recorder import Recorder, Watch, nobody
 from oneseek.runs.turn import turn
 
@@ -50,14 +51,14 @@ def submit(
     if any(finding.severity == "error" for finding in findings):
         raise PreflightError(findings)
     results = Results(_output(config, home).resolve())
-    longest = longest_row_bound(facts.dataset.rows) if facts.dataset else None
-    models = tuple(_selected(model, config, longest) for model in facts.models)
-    dataset = _used(facts, config)
+    models = tuple(_selected(model, config, facts.longest_row(model.key)) for model in facts.models)
+    dataset = dataset_used(facts, config)
     with turn(results):
         _sweep_abandoned(results)
         version = _free_version(results, config.output.version)
         directory = _reserve_run(results, now())
         create_exclusively(results.reservation(version), directory.run_id.encode() + b"\n")
+        _quarantine(dataset, directory)
         accepted = RunAccepted(
             run_id=directory.run_id,
             version=version,
@@ -76,7 +77,7 @@ def inspect(
     config: TrainingConfig, home: Home, *, problems: Sequence[ConfigProblem] = ()
 ) -> tuple[Facts, tuple[Finding, ...]]:
     """What is there, and everything that is wrong with the request, at once."""
-    facts = gather(config, problems, models_dir=home.models, home=home.root, output=_output(config, home))
+    facts = gather(config, problems, home, _output(config, home))
     return facts, check(config, facts)
 
 
@@ -85,7 +86,7 @@ def _output(config: TrainingConfig, home: Home) -> Path:
 
 
 def _selected(model: ModelInfo, config: TrainingConfig, longest_row: int | None) -> SelectedModel:
-    found = digests(Path(model.path))
+    found = digests_of(model)
     return SelectedModel(
         key=model.key,
         display_name=model.display_name,
@@ -96,23 +97,44 @@ def _selected(model: ModelInfo, config: TrainingConfig, longest_row: int | None)
         config_sha256=found.config_sha256,
         tokenizer_sha256=found.tokenizer_sha256,
         template_sha256=found.template_sha256,
+        hub_id=model.hub_id,
+        revision=model.revision,
     )
 
 
-def _used(facts: Facts, config: TrainingConfig) -> DatasetUsed:
-    dataset = facts.dataset
-    if dataset is None or dataset.format is None:
-        raise ValueError("Preflight lets no run pass without a dataset.")
-    rows = split(dataset.digests, config.data.validation_split, config.training.seed)
+def dataset_used(facts: Facts, config: TrainingConfig) -> DatasetUsed:
+    """The rows that a run of this configuration would use; preflight lets none pass without a dataset."""
+    dataset, validation = facts.dataset, facts.validation
+    if dataset is None:
+        raise ValueError("There is no dataset.")
+    if validation is None:
+        sides = split(dataset.digests, config.data.validation_split, config.training.seed)
+        training_rows, validation_rows = len(sides.training), len(sides.validation)
+        digest = rows_digest(dataset.rows_sha256, sides)
+    else:
+        training_rows, validation_rows = dataset.rows, validation.rows
+        digest = files_digest(dataset.rows_sha256, validation.rows_sha256)
+    used = USED_AS[dataset.format]
     return DatasetUsed(
         path=str(Path(dataset.path).resolve()),
         sha256=dataset.sha256,
-        format=dataset.format,
-        strategy=STRATEGY_OF[dataset.format],
-        training_rows=len(rows.training),
-        validation_rows=len(rows.validation),
-        rows_sha256=rows_digest(dataset.digests, rows),
+        format=used,
+        strategy=STRATEGY_OF[used],
+        training_rows=training_rows,
+        validation_rows=validation_rows,
+        rows_sha256=digest,
+        quarantined_rows=sum(each.bad_rows for each in (dataset, validation) if each is not None),
+        validation_path=None if validation is None else str(Path(validation.path).resolve()),
+        validation_sha256=None if validation is None else validation.sha256,
     )
+
+
+def _quarantine(dataset: DatasetUsed, directory: RunDirectory) -> None:
+    """Keep what the run leaves out; where nothing is left out, nothing is written."""
+    if dataset.quarantined_rows:
+        quarantine(Path(dataset.path), directory.quarantine)
+        if dataset.validation_path is not None:
+            quarantine(Path(dataset.validation_path), directory.validation_quarantine)
 
 
 def _sweep_abandoned(results: Results) -> None:
@@ -132,6 +154,7 @@ def _was_only_reserved(directory: RunDirectory) -> bool:
     if directory.root.is_symlink() or not directory.root.is_dir():
         return False
     beginning = {directory.work, directory.lock, directory.journal}
+    beginning |= {directory.quarantine, directory.validation_quarantine}
     nothing_else = beginning.issuperset(directory.root.rglob("*"))
     return nothing_else and not (directory.journal.exists() and begins(directory.journal))
 

@@ -24,6 +24,7 @@ from oneseek.files.durable import write_json
 from oneseek.policy import decide
 from oneseek.runs import stopping
 from oneseek.runs.plan import differences, plan
+from oneseek.runs.prepare import prepare_models
 from oneseek.runs.publish import publish
 from oneseek.runs.recorder import Recorder
 from oneseek.runs.staff import staff
@@ -56,6 +57,7 @@ def train(run: Recorder) -> None:
 
 
 def _train(run: Recorder) -> None:
+    prepare_models(run, poll=lambda: _heed_stop(run))
     with staff(run, poll=lambda: _heed_stop(run)) as crew:
         _plan(run, crew)
         while not run.state.trained:

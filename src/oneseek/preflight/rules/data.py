@@ -1,32 +1,30 @@
-"""What the models are trained on."""
+"""What the models are trained on, and validated on: the files themselves."""
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from oneseek.chat.render import render_preference, render_row
-from oneseek.chat.template import ChatTemplate
+import numpy as np
+
 from oneseek.config.schema import TrainingConfig
-from oneseek.datasets.formats import METHOD_OF, STRATEGY_OF, Format, Method, Strategy
+from oneseek.datasets.formats import METHOD_OF, STRATEGY_OF, USED_AS, Format, Method, Strategy
+from oneseek.datasets.scan import Scan
 from oneseek.datasets.split import split
-from oneseek.errors import DatasetError, ModelError
-from oneseek.preflight.facts import Facts, Rows
-from oneseek.preflight.finding import Finding, rule
-from oneseek.registry.capabilities import ModelInfo
+from oneseek.preflight.facts import Facts, Trouble
+from oneseek.preflight.finding import Change, Finding, Severity, rule
 
-FIELD = "data.dataset"
+FIELD, VALIDATION_FIELD = "data.dataset", "data.validation_dataset"
 FEWEST_EXAMPLES = 10
-LINES_SHOWN = 10
-FIRST_RENDERED, LONGEST_RENDERED = 20, 5
 
 _FIELDS_OF_FORMAT: Mapping[Format, str] = {
     "messages": "`messages`",
+    "sharegpt": "`conversations`",
     "text": "`text`",
     "prompt_completion": "`prompt` and `completion`",
+    "alpaca": "`instruction` and `output`",
     "preference": "`prompt`, `chosen` and `rejected` as text",
     "preference_chat": "`prompt`, `chosen` and `rejected` as messages",
+    "preference_sharegpt": "`conversations`, `chosen` and `rejected`",
 }
 
 
@@ -38,39 +36,58 @@ def dataset_given(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
             severity="error",
             field=FIELD,
             problem="No dataset is given.",
-            fix="Name a JSONL file with --dataset, or as data.dataset in the configuration file.",
+            fix="Name a JSONL, JSON, CSV or Parquet file with --dataset, or as data.dataset in the configuration file.",
         )
 
 
 @rule
 def dataset_readable(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
-    """The dataset is a file of rows."""
-    if facts.dataset_error is not None:
-        yield Finding(severity="error", field=FIELD, problem=facts.dataset_error.problem, fix=facts.dataset_error.fix)
+    """The datasets are files of rows."""
+    for field, trouble in ((FIELD, facts.dataset_error), (VALIDATION_FIELD, facts.validation_error)):
+        if trouble is not None:
+            yield _refused(field, trouble)
 
 
 @rule
 def dataset_rows_are_good(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
-    """A row that cannot be used refuses the run: none is dropped silently."""
-    if facts.dataset is None or not facts.dataset.problems:
-        return
-    bad = facts.dataset.problems
-    lines = [f"line {trouble.line}: {trouble.reason}" for trouble in bad[:LINES_SHOWN]]
-    if len(bad) > LINES_SHOWN:
-        lines.append(f"and {len(bad) - LINES_SHOWN} more")
-    count = "1 row" if len(bad) == 1 else f"{len(bad)} rows"
-    yield Finding(
-        severity="error",
-        field=FIELD,
-        problem="\n".join([f"{count} of {facts.dataset.path} cannot be used:", *lines]),
-        fix="Correct or remove these lines.",
-    )
+    """A row that cannot be used refuses the run, unless it is to be quarantined: none is dropped silently."""
+    severity: Severity = "error" if config.data.bad_rows == "refuse" else "warning"
+    for field, dataset in _datasets(facts):
+        if not dataset.bad_rows:
+            continue
+        count = "1 row" if dataset.bad_rows == 1 else f"{dataset.bad_rows:,} rows"
+        those = "it" if dataset.bad_rows == 1 else "them"
+        fix = f"Correct or remove {those}, or set data.bad_rows: quarantine to train without {those}."
+        if severity == "warning":
+            fix = f"The run keeps {those} in its quarantine.jsonl and trains without {those}."
+        yield Finding(
+            severity=severity,
+            field=field,
+            problem="\n".join([f"{count} of {dataset.path} cannot be used:", *_listed(dataset)]),
+            fix=fix,
+        )
+
+
+@rule
+def dataset_rows_differ(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """A row that is there twice counts twice; it is rarely meant."""
+    for field, dataset in _datasets(facts):
+        found = dataset.duplicates
+        if found.count:
+            pairs = ", ".join(f"line {line} is line {first} again" for line, first in found.examples)
+            yield Finding(
+                severity="warning",
+                field=field,
+                problem=f"{found.count:,} of {dataset.rows:,} rows of {dataset.path} are there before: {pairs}"
+                f"{', …' if found.count > len(found.examples) else ''}.",
+                fix="Remove them, unless they are to count twice.",
+            )
 
 
 @rule
 def dataset_fits_strategy(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """`chat` needs messages, `standard` needs text."""
-    if facts.dataset is None or facts.dataset.format is None or config.data.strategy is None:
+    if facts.dataset is None or config.data.strategy is None:
         return
     fitting = STRATEGY_OF[facts.dataset.format]
     if config.data.strategy != fitting:
@@ -81,13 +98,14 @@ def dataset_fits_strategy(config: TrainingConfig, facts: Facts) -> Iterator[Find
             problem=f"The dataset has {_FIELDS_OF_FORMAT[facts.dataset.format]}, but data.strategy is "
             f"'{config.data.strategy}'.",
             fix=f"Set data.strategy to '{fitting}', or give a dataset whose rows have {needed}.",
+            changes=(Change("data.strategy", fitting),),
         )
 
 
 @rule
 def dataset_fits_method(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """`dpo` learns from a chosen and a rejected answer side by side, `sft` from one answer."""
-    if facts.dataset is None or facts.dataset.format is None or facts.was_refused("training.method"):
+    if facts.dataset is None or facts.was_refused("training.method"):
         return
     fitting = METHOD_OF[facts.dataset.format]
     if config.training.method != fitting:
@@ -100,18 +118,18 @@ def dataset_fits_method(config: TrainingConfig, facts: Facts) -> Iterator[Findin
             problem=f"The dataset has {_FIELDS_OF_FORMAT[facts.dataset.format]}, but training.method is "
             f"'{config.training.method}'.",
             fix=f"Set training.method: {fitting}, or {way}.",
+            changes=(Change("training.method", fitting),),
         )
 
 
 @rule
 def enough_examples(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Fewer than ten examples teach a model to repeat them."""
-    if facts.dataset is not None and 0 < len(facts.dataset.rows) < FEWEST_EXAMPLES:
+    if facts.dataset is not None and 0 < facts.dataset.rows < FEWEST_EXAMPLES:
         yield Finding(
             severity="warning",
             field=FIELD,
-            problem=f"The dataset has {len(facts.dataset.rows)} usable row(s); fewer than {FEWEST_EXAMPLES} rarely "
-            "help.",
+            problem=f"The dataset has {facts.dataset.rows} usable row(s); fewer than {FEWEST_EXAMPLES} rarely help.",
             fix="Add examples.",
         )
 
@@ -119,26 +137,28 @@ def enough_examples(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
 @rule
 def split_possible(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Identical rows stay on one side, so training and validation need two different rows between them."""
-    if facts.dataset is None or (facts.dataset.problems and not facts.dataset.rows):
+    dataset = facts.dataset
+    if dataset is None or config.data.validation_dataset or (dataset.bad_rows and not dataset.rows):
         return  # where every row is refused, more rows are not what is missing
-    different = len(set(facts.dataset.digests))
+    different = len(np.unique(dataset.digests))
     if different < 2:
         yield Finding(
             severity="error",
             field=FIELD,
-            problem=f"The dataset has {len(facts.dataset.rows)} usable row(s), {different} of them different; training "
-            "and validation need at least one each.",
-            fix="Add rows that differ.",
+            problem=f"The dataset has {dataset.rows} usable row(s), {different} of them different; training and "
+            "validation need at least one each.",
+            fix="Add rows that differ, or name data.validation_dataset.",
         )
 
 
 @rule
 def validation_has_its_share(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Identical rows stay on one side: large groups of them can leave validation far from the share asked for."""
-    if facts.dataset is None or len(set(facts.dataset.digests)) < 2:
+    dataset = facts.dataset
+    if dataset is None or config.data.validation_dataset or len(np.unique(dataset.digests)) < 2:
         return
-    share, rows = config.data.validation_split, len(facts.dataset.rows)
-    aside = len(split(facts.dataset.digests, share, config.training.seed).validation)
+    share, rows = config.data.validation_split, dataset.rows
+    aside = len(split(dataset.digests, share, config.training.seed).validation)
     wanted = max(1.0, share * rows)
     if not wanted / 2 <= aside <= wanted * 2:
         yield Finding(
@@ -151,47 +171,63 @@ def validation_has_its_share(config: TrainingConfig, facts: Facts) -> Iterator[F
 
 
 @rule
-def chat_template_takes_the_rows(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
-    """A template may refuse roles or tool calls, or hide where its answers are. The first and the longest rows tell
-    most of it before compute is spent; the rest is told by the worker, which renders all of them."""
-    if facts.dataset is None or facts.dataset.format is None or STRATEGY_OF[facts.dataset.format] != "chat":
+def validation_dataset_fits(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """Validation rows are of the same kind as those that are trained on, and none of them."""
+    dataset, validation = facts.dataset, facts.validation
+    if dataset is None or validation is None:
         return
-    samples = _samples(facts.dataset)
-    for model in facts.models:
-        refused = _refused(model, facts.dataset, facts.dataset.format, samples)
-        if refused is not None:
-            problem, fix = refused
-            yield Finding(severity="error", field=FIELD, model=model.key, problem=problem, fix=fix)
+    if USED_AS[validation.format] != USED_AS[dataset.format]:
+        yield Finding(
+            severity="error",
+            field=VALIDATION_FIELD,
+            problem=f"The validation dataset has {_FIELDS_OF_FORMAT[validation.format]}, the dataset has "
+            f"{_FIELDS_OF_FORMAT[dataset.format]}.",
+            fix="Give both the same format; `oneseek data convert` converts where nothing is lost.",
+        )
+        return
+    shared = int(np.isin(validation.digests, dataset.digests).sum())
+    if not validation.rows or shared == validation.rows:
+        none = "has no usable row" if not validation.rows else "holds nothing but rows of the dataset"
+        yield Finding(
+            severity="error",
+            field=VALIDATION_FIELD,
+            problem=f"The validation dataset {none}.",
+            fix="Give rows that are not trained on, or remove data.validation_dataset.",
+        )
+    elif shared:
+        yield Finding(
+            severity="warning",
+            field=VALIDATION_FIELD,
+            problem=f"{shared:,} of {validation.rows:,} validation rows are in the dataset, too: what was learned by "
+            "heart looks like skill.",
+            fix="Remove them from one of the two.",
+        )
+
+
+def _datasets(facts: Facts) -> Iterator[tuple[str, Scan]]:
+    for field, dataset in ((FIELD, facts.dataset), (VALIDATION_FIELD, facts.validation)):
+        if dataset is not None:
+            yield field, dataset
+
+
+def _listed(dataset: Scan) -> Iterator[str]:
+    """A line for each example of every kind, and how many more there are of it."""
+    for group in dataset.problems:
+        for row in group.examples:
+            yield f"  line {row.line}: {row.reason}"
+        if more := group.count - len(group.examples):
+            yield f"  and {more:,} more: {group.kind}"
+
+
+def _refused(field: str, trouble: Trouble) -> Finding:
+    return Finding(severity="error", field=field, problem=trouble.problem, fix=trouble.fix)
 
 
 def _fields_for(method: Method, strategy: Strategy | None) -> str:
     """What rows may have for this method, and for this strategy where one is set."""
-    fitting = (form for form in STRATEGY_OF if METHOD_OF[form] == method and strategy in (STRATEGY_OF[form], None))
+    fitting = (
+        form
+        for form, used in USED_AS.items()
+        if form == used and METHOD_OF[form] == method and strategy in (STRATEGY_OF[form], None)
+    )
     return ", or ".join(_FIELDS_OF_FORMAT[form] for form in fitting)
-
-
-def _samples(dataset: Rows) -> list[int]:
-    """Indices of the first rows and of the longest, ascending."""
-    longest = heapq.nlargest(LONGEST_RENDERED, range(len(dataset.rows)), key=lambda row: _length(dataset.rows[row]))
-    return sorted({*range(min(FIRST_RENDERED, len(dataset.rows))), *longest})
-
-
-def _length(row: Mapping[str, Any]) -> int:
-    return sum(len(message["content"]) for messages in row.values() for message in messages)
-
-
-def _refused(model: ModelInfo, dataset: Rows, form: Format, samples: list[int]) -> tuple[str, str] | None:
-    """Problem and fix of the first of these rows that a model's template does not take."""
-    if model.chat_template is None:
-        return None
-    try:
-        template = ChatTemplate(model.chat_template, model.special_tokens)
-    except ModelError as error:
-        return f"{model.display_name}: {error.problem}", error.fix
-    render = render_preference if METHOD_OF[form] == "dpo" else render_row
-    for row in samples:
-        try:
-            render(dataset.rows[row], form, template, template.eos_token)
-        except (DatasetError, ModelError) as error:
-            return f"{model.display_name}, line {dataset.lines[row]} of {dataset.path}: {error.problem}", error.fix
-    return None

@@ -12,7 +12,6 @@ from oneseek.datasets.formats import STRATEGY_OF, Strategy
 from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, rule
 from oneseek.preflight.rules.selection import FIELD
-from oneseek.registry.capabilities import ModelInfo, lora_targets, missing_targets
 
 
 @rule
@@ -27,6 +26,25 @@ def base_models_usable(config: TrainingConfig, facts: Facts) -> Iterator[Finding
                 field=FIELD,
                 problem=f"{model.display_name} ({model.path}): {trouble.problem}",
                 fix=trouble.fix,
+                model=model.key,
+            )
+
+
+LARGE_DOWNLOAD = 10 * 10**9  # bytes
+
+
+@rule
+def downloads_are_expected(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """A model that is not here is fetched before the training begins; who waits should know for what."""
+    for model in facts.models:
+        if model.missing_bytes:
+            large = " That is a large download." if model.missing_bytes >= LARGE_DOWNLOAD else ""
+            yield Finding(
+                severity="warning",
+                field=FIELD,
+                problem=f"{model.display_name} is not here yet: {model.missing_bytes / 1e9:.2f} GB are downloaded "
+                f"before the training begins, and only then can it be tried on the rows.{large}",
+                fix=f"To have it here beforehand: oneseek models pull {model.hub_id}",
                 model=model.key,
             )
 
@@ -46,43 +64,6 @@ def chat_needs_a_template(config: TrainingConfig, facts: Facts) -> Iterator[Find
                 fix="Set data.strategy to 'standard' with a dataset of text, or select a model with a template.",
                 model=model.key,
             )
-
-
-@rule
-def lora_targets_exist(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
-    """LoRA can only be put on modules that the model has."""
-    for model in facts.models:
-        requested = config.lora_for(model.key).target_modules
-        if not model.linear_modules or not lora_targets(model, requested):
-            if model.usable:
-                yield _nothing_to_adapt(model, _field(config, model))
-            continue
-        missing = missing_targets(model, requested) if isinstance(requested, tuple) else ()
-        if missing:
-            yield Finding(
-                severity="error",
-                field=_field(config, model),
-                problem=f"{model.display_name} has no {_modules(missing)}.",
-                fix=f"It has {', '.join(lora_targets(model, 'all-linear'))}. Name some of these, for this model alone "
-                f"in per_model.{model.key}.lora.target_modules, or set lora.target_modules to 'auto'.",
-                model=model.key,
-            )
-
-
-@rule
-def lora_targets_take_effect(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
-    """What `auto` and `all-linear` leave out can be asked for by name; then it is said why they do."""
-    for model in facts.models:
-        requested = config.lora_for(model.key).target_modules
-        for target in requested if isinstance(requested, tuple) else ():
-            if reason := model.left_out.get(target.rpartition(".")[2]):
-                yield Finding(
-                    severity="warning",
-                    field=_field(config, model),
-                    problem=f"{model.display_name}: an adapter on {target} may do nothing: {reason}.",
-                    fix=f"Leave {target} out, or set lora.target_modules to 'auto'.",
-                    model=model.key,
-                )
 
 
 @rule
@@ -123,15 +104,14 @@ def token_ids_fit_the_embedding(config: TrainingConfig, facts: Facts) -> Iterato
 @rule
 def enough_memory(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """A model that does not fit even alone, with activations computed twice where the settings allow it, is refused if
-    a short row would not fit, and warned of if the longest might not, taken as one token a byte at most."""
+    a short row would not fit, and warned of if the longest might not."""
     free = facts.free_memory_bytes
     if free is None:
         return
-    longest = estimate.longest_row_bound(facts.dataset.rows) if facts.dataset is not None else None
     setting = config.execution.gradient_checkpointing
     ways = {"auto": (False, True), "always": (True,), "never": (False,)}[setting]
     for model in facts.models:
-        row = estimate.memory_need(model, config, longest).longest_row
+        row = estimate.memory_need(model, config, facts.longest_row(model.key)).longest_row
         least, most = (
             min(
                 (estimate.memory_of(model, config, tokens, checkpointing=again) for again in ways),
@@ -188,24 +168,3 @@ def _parts(needed: estimate.MemoryEstimate) -> str:
 
 
 _WITHOUT_TOKENS = ("broken-config", "broken-tokenizer", "no-config", "no-tokenizer", "unreadable")
-
-
-def _nothing_to_adapt(model: ModelInfo, field: str) -> Finding:
-    experts = " Its expert weights are fused, which LoRA cannot adapt in this release." if model.fused_experts else ""
-    return Finding(
-        severity="error",
-        field=field,
-        problem=f"{model.display_name} has no linear module that LoRA can adapt.{experts}",
-        fix="Select another base model.",
-        model=model.key,
-    )
-
-
-def _field(config: TrainingConfig, model: ModelInfo) -> str:
-    override = config.per_model.get(model.key)
-    own = override is not None and "target_modules" in override.lora
-    return f"per_model.{model.key}.lora.target_modules" if own else "lora.target_modules"
-
-
-def _modules(names: tuple[str, ...]) -> str:
-    return f"module {names[0]}" if len(names) == 1 else f"modules {', '.join(names)}"

@@ -8,7 +8,10 @@ from oneseek.config.parse import ConfigProblem, leaves, shown
 from oneseek.config.reference import number_text, setting_of
 from oneseek.config.schema import DpoSection, TrainingConfig
 from oneseek.preflight.facts import Facts
-from oneseek.preflight.finding import Finding, rule
+from oneseek.preflight.finding import Change, Finding, rule
+
+LEAST_SCALE, MOST_SCALE = 0.5, 8.0
+"""Of LoRA's update; what is outside is rarely meant."""
 
 
 @rule
@@ -37,6 +40,46 @@ def numbers_in_recommended_range(config: TrainingConfig, facts: Facts) -> Iterat
 
 
 @rule
+def alpha_suits_the_rank(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """The update is scaled by alpha / r (alpha / sqrt(r) with rsLoRA): typically by two."""
+    sections = {"lora": config.lora} | {
+        f"per_model.{key}.lora": config.lora_for(key) for key, override in config.per_model.items() if override.lora
+    }
+    for path, lora in sections.items():
+        scale = lora.alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
+        if not LEAST_SCALE <= scale <= MOST_SCALE:
+            yield Finding(
+                severity="warning",
+                field=f"{path}.alpha",
+                problem=f"{path}.alpha is {number_text(lora.alpha)} at {path}.r {lora.r}: the adapter's update is "
+                f"scaled by {scale:.3g}, typically by 2.",
+                fix=f"Set {path}.alpha to {number_text(round(2 * lora.alpha / scale, 3))}, unless you mean it.",
+                model=path.split(".")[1] if path != "lora" else None,
+            )
+
+
+@rule
+def batch_fits_the_rows(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """With more rows in an optimiser step than there are, an epoch is one step."""
+    if facts.dataset is None or not facts.dataset.rows:
+        return
+    training = config.training
+    step, rows = training.batch_size * training.gradient_accumulation_steps, facts.dataset.rows
+    if step > rows:
+        yield Finding(
+            severity="warning",
+            field="training.batch_size",
+            problem=f"An optimiser step takes {step:,} rows (training.batch_size x gradient_accumulation_steps), and "
+            f"the dataset has {rows:,}: each epoch would be one step.",
+            fix=f"Set training.batch_size to {max(1, rows // 10)}, and gradient_accumulation_steps to 1.",
+            changes=(
+                Change("training.batch_size", max(1, rows // 10)),
+                Change("training.gradient_accumulation_steps", 1),
+            ),
+        )
+
+
+@rule
 def label_smoothing_fits_the_loss(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Label smoothing belongs to the sigmoid loss; `ipo` has no term that it could smooth."""
     if config.dpo.loss == "ipo" and config.dpo.label_smoothing > 0:
@@ -46,6 +89,7 @@ def label_smoothing_fits_the_loss(config: TrainingConfig, facts: Facts) -> Itera
             problem=f"dpo.label_smoothing is {number_text(config.dpo.label_smoothing)}, but dpo.loss is 'ipo', which "
             "has none.",
             fix="Set dpo.loss to 'sigmoid', or dpo.label_smoothing to 0.",
+            changes=(Change("dpo.label_smoothing", 0),),
         )
 
 
@@ -71,12 +115,6 @@ def not_in_this_release(config: TrainingConfig, facts: Facts) -> Iterator[Findin
     """Settings whose meaning is decided and whose work is not done yet are refused, never ignored."""
     if config.execution.executor == "ray":
         yield _absent("execution.executor", "Training on a Ray cluster", "Set execution.executor to 'local'.")
-    if config.data.validation_dataset is not None:
-        yield _absent(
-            "data.validation_dataset",
-            "A validation dataset of its own",
-            "Remove data.validation_dataset; data.validation_split sets rows of the dataset aside.",
-        )
 
 
 def settings_findings(problems: Iterable[ConfigProblem]) -> tuple[Finding, ...]:

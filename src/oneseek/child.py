@@ -7,7 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, BinaryIO
+
+TIME_LIMIT_SIGNAL = signal.SIGPROF
+"""What ends a process that `cpu_limit` found at work for too long."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -28,6 +33,7 @@ def start(module: str, stderr: IO[bytes] | int, threads: int = 1) -> subprocess.
             "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
             "RAYON_NUM_THREADS": str(threads),
             "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",  # whatever is needed from the hub was fetched before
         },
     )
 
@@ -39,6 +45,19 @@ def begin() -> BinaryIO:
     messages = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints goes to the log, never between the messages
     return messages
+
+
+@contextmanager
+def cpu_limit(seconds: float) -> Iterator[None]:
+    """Let the kernel end this whole process when what is inside takes more than so many CPU-seconds.
+
+    No handler in Python could: it would wait for a loop in C to return.
+    """
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,252 @@
+"""Rendering and tokenising for a base model in a process of its own, with little time and memory.
+
+Chat templates are programs that came with a model. The sandbox keeps them from reaching out; only the kernel keeps them
+from running for ever or filling the memory. So nothing here renders in this process: a child does, and what ends the
+child is the row's fault and no one else's.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+from typing import IO, Any, BinaryIO
+
+import msgspec
+
+from oneseek import child
+from oneseek.chat.probe import TemplateTraits, probe
+from oneseek.chat.template import ChatTemplate
+from oneseek.datasets.formats import UsedFormat
+from oneseek.datasets.tokens import IGNORED, Encoder, Example, encoder_of
+from oneseek.errors import DatasetError, ModelError
+from oneseek.registry.capabilities import ModelInfo
+
+SECONDS = 2.0
+"""CPU time for one row. An honest template takes less than a millisecond."""
+
+MEMORY = 2 * 2**30
+"""Bytes of address space. A tokenizer of 260,000 tokens takes 0.3 GiB of them."""
+
+_UNCUT = 2**31 - 1
+
+
+class Trouble(msgspec.Struct, frozen=True, tag=True):
+    """Why the model cannot be used with any row, and the fix."""
+
+    problem: str
+    fix: str
+
+
+class Traits(msgspec.Struct, frozen=True, tag=True):
+    """What the model's chat template does; None where rows are plain text."""
+
+    traits: TemplateTraits | None
+
+
+class PromptTokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A prompt as the model would be asked it: its tokens, or why it cannot be asked."""
+
+    number: int
+    tokens: int = 0
+    refusal: str | None = None
+
+
+class RowTokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A row as the model meets it, or why it cannot (`refusal`, with its `fix`).
+
+    `tokens` is the length of the row before anything is cut; of a preference, of its longer answer with the prompt.
+    What follows holds after cutting: `supervised` tokens are learned (of both answers); the row is `learnable` where
+    each of its answers has some; `comparable` where bits per byte can be told of it.
+    """
+
+    line: int
+    tokens: int = 0
+    supervised: int = 0
+    answer_bytes: int = 0
+    truncated: bool = False
+    learnable: bool = False
+    comparable: bool = False
+    refusal: str | None = None
+    fix: str = ""
+
+
+Answer = Trouble | Traits | PromptTokens | RowTokens
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child is asked: a model, the format of the rows that follow, and numbered prompts to be put to it."""
+
+    model: ModelInfo
+    format: UsedFormat
+    max_length: int
+    prompts: dict[int, str] = {}
+
+
+def judged(order: Order, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Answer]:
+    """What a model makes of prompts and rows (line, normalised row): its traits, then an answer for each, in order.
+
+    Ends early after a Trouble, and after the first row that took too much time or memory, which says so.
+    """
+    waiting: deque[int] = deque()  # the lines of rows that were not answered yet
+    with tempfile.TemporaryFile() as log:
+        process = child.start("oneseek.datasets.limited", log)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        feeder = threading.Thread(target=_feed, args=(process.stdin, order, rows, waiting), daemon=True)
+        feeder.start()
+        answered = 0
+        try:
+            for said in process.stdout:
+                answer = _answers.decode(said)
+                answered += 1
+                if isinstance(answer, RowTokens):
+                    waiting.popleft()
+                yield answer
+            if code := process.wait():
+                yield _ended(order, code, answered, waiting[0] if waiting else None, log)
+        finally:
+            process.kill()
+            process.wait()
+            feeder.join()
+            process.stdout.close()
+
+
+def measured(
+    model: ModelInfo,
+    format: UsedFormat,  # noqa: A002
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    max_length: int,
+) -> Generator[RowTokens, None, None]:
+    """The tokens of every row, in order.
+
+    Raises:
+        ModelError: the model cannot be used with any row.
+    """
+    for answer in judged(Order(model=model, format=format, max_length=max_length), rows):
+        if isinstance(answer, Trouble):
+            raise ModelError(answer.problem, answer.fix)
+        if isinstance(answer, RowTokens):
+            yield answer
+
+
+def _feed(pipe: IO[bytes], order: Order, rows: Iterable[tuple[int, dict[str, Any]]], waiting: deque[int]) -> None:
+    # A broken pipe: the child has ended, which the end of its output says.
+    with suppress(BrokenPipeError), pipe:
+        pipe.write(msgspec.json.encode(order) + b"\n")
+        for line, row in rows:
+            waiting.append(line)
+            pipe.write(msgspec.json.encode((line, row)) + b"\n")
+
+
+def _ended(order: Order, code: int, answered: int, line: int | None, log: IO[bytes]) -> Answer:
+    """What came after so many answers (the traits, the prompts, the rows) ended the child, which was to answer `line`
+    next."""
+    if code == -child.TIME_LIMIT_SIGNAL:
+        problem, fix = f"The chat template runs longer than {SECONDS:g} s.", _MEND
+    else:
+        log.seek(0)
+        words = log.read().decode(errors="replace").strip().splitlines()[-1:]
+        why = ": ".join([signal.Signals(-code).name if code < 0 else f"exit code {code}", *words])
+        problem, fix = f"The process that renders its rows ended ({why}).", _NO_MEMORY.fix
+    if 0 < answered <= len(order.prompts):
+        return PromptTokens(number=list(order.prompts)[answered - 1], refusal=problem)
+    if answered == 0 or line is None:
+        return Trouble(f"{order.model.display_name}: {problem}", fix)
+    return RowTokens(line=line, refusal=problem, fix=fix)
+
+
+_MEND = "Mend the base model's chat template, or select another base model."
+_NO_MEMORY = Trouble(
+    f"The chat template needs more than {MEMORY // 2**30} GiB of memory.",
+    "Mend the chat template, or select another base model.",
+)
+
+
+# -- the child -----------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    messages = child.begin()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing here writes to a file
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
+    try:
+        encoder = encoder_of(order.model, order.format, _UNCUT)
+    except ModelError as error:
+        _say(messages, Trouble(f"{order.model.display_name}: {error.problem}", error.fix))
+        return
+    try:
+        with child.cpu_limit(SECONDS):
+            traits = probe(encoder.template) if encoder.template is not None else None
+    except MemoryError:
+        _say(messages, Trouble(f"{order.model.display_name}: {_NO_MEMORY.problem}", _NO_MEMORY.fix))
+        return
+    _say(messages, Traits(traits))
+    for number, prompt in order.prompts.items():
+        _say(messages, _prompt(encoder, number, prompt))
+    limit = min(order.max_length, order.model.context_length or order.max_length)
+    for said in sys.stdin.buffer:
+        line, row = msgspec.json.decode(said, type=tuple[int, dict[str, Any]])
+        _say(messages, _row(encoder, line, row, limit))
+
+
+def _prompt(encoder: Encoder, number: int, prompt: str) -> PromptTokens:
+    try:
+        if encoder.template is None:
+            return PromptTokens(number=number, tokens=len(encoder.tokenizer.encode(prompt).ids))
+        text = _asked(encoder.template, prompt)
+        return PromptTokens(number=number, tokens=len(encoder.tokenizer.encode(text, add_special_tokens=False).ids))
+    except (DatasetError, ModelError) as error:
+        return PromptTokens(number=number, refusal=error.problem)
+    except MemoryError:
+        return PromptTokens(number=number, refusal=_NO_MEMORY.problem)
+
+
+def _asked(template: ChatTemplate, prompt: str) -> str:
+    with child.cpu_limit(SECONDS):
+        return template.render([{"role": "user", "content": prompt}], add_generation_prompt=True)
+
+
+def _row(encoder: Encoder, line: int, row: dict[str, Any], limit: int) -> RowTokens:
+    try:
+        with child.cpu_limit(SECONDS):
+            texts = encoder.render(row)
+        examples = encoder.encode_texts(texts)
+    except (DatasetError, ModelError) as error:
+        return RowTokens(line=line, refusal=error.problem, fix=error.fix)
+    except MemoryError:
+        return RowTokens(line=line, refusal=_NO_MEMORY.problem, fix=_NO_MEMORY.fix)
+    supervised = [_supervised(example, limit) for example in examples]
+    tokens = max(len(example.input_ids) for example in examples)
+    answer_bytes = min(example.answer_bytes for example in examples)
+    return RowTokens(
+        line=line,
+        tokens=tokens,
+        supervised=sum(supervised),
+        answer_bytes=answer_bytes,
+        truncated=tokens > limit,
+        learnable=min(supervised) > 0,
+        comparable=tokens <= limit and answer_bytes > 0,
+    )
+
+
+def _supervised(example: Example, limit: int) -> int:
+    return int((example.labels[:limit] != IGNORED).sum())
+
+
+def _say(messages: BinaryIO, answer: Answer) -> None:
+    messages.write(msgspec.json.encode(answer) + b"\n")
+
+
+_answers: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""A process with little time and memory that writes a base model's pickled weights as safetensors."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from oneseek import child
+from oneseek.errors import ModelError
+from oneseek.executors.worker import Failure, encode, failure
+
+# Besides the largest file, which is mapped, copied where it has to be, and read back: torch itself takes a few GiB.
+_ADDRESS_SPACE = 8 * 2**30
+_COPIES = 4
+_SECONDS, _BYTES_PER_SECOND = 120, 10 * 2**20
+
+_decode: msgspec.json.Decoder[tuple[str, ...] | Failure] = msgspec.json.Decoder(tuple[str, ...] | Failure)
+
+
+def convert_model(path: Path) -> tuple[str, ...]:
+    """Write the safetensors files of a model that has only pickled ones, beside these; the names of the new files.
+
+    Nothing in the pickle is run: it is read as tensors alone, in a process of its own.
+
+    Raises:
+        ModelError: it can't be read, or could not be written.
+    """
+    process = child.start("oneseek.executors.converting", subprocess.DEVNULL)
+    said, _ = process.communicate(encode(str(path)) + b"\n")
+    if not said:
+        raise ModelError(
+            f"{path} could not be converted: its process ended with exit code {process.returncode}.",
+            "Download the model's safetensors files instead.",
+        )
+    found = _decode.decode(said)
+    if isinstance(found, Failure):
+        raise ModelError(found.problem, found.fix)
+    return found
+
+
+def main() -> None:
+    messages = child.begin()
+    path = Path(msgspec.json.decode(sys.stdin.buffer.readline(), type=str))
+    sizes = [file.stat().st_size for file in path.glob("*.bin")]
+    memory = _ADDRESS_SPACE + _COPIES * max(sizes, default=0)
+    seconds = _SECONDS + sum(sizes) // _BYTES_PER_SECOND
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        from oneseek.engine.convert import convert
+
+        found: tuple[str, ...] | Failure = tuple(convert(path))
+    except Exception as error:  # noqa: BLE001  whatever went wrong, who asked is told
+        found = failure(error)
+    messages.write(encode(found) + b"\n")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

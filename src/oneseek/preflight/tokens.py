@@ -1,0 +1,77 @@
+"""What every selected model makes of the datasets' samples: gathered in limited processes, side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from oneseek.config.schema import TrainingConfig
+from oneseek.datasets import limited
+from oneseek.datasets.formats import STRATEGY_OF, USED_AS
+from oneseek.datasets.scan import Scan
+from oneseek.preflight.facts import ModelTokens, RowRefusal, Trouble
+from oneseek.registry.capabilities import ModelInfo
+
+
+def tokens_of(
+    models: Iterable[ModelInfo], dataset: Scan, validation: Scan | None, config: TrainingConfig
+) -> tuple[dict[str, ModelTokens], dict[str, ModelTokens]]:
+    """By model key, of the dataset and of the validation dataset, for the models that can be asked: those whose
+    tokenizer is here, and whose template is where one is needed. What keeps the others from it is a finding of its own.
+    """
+    chat = STRATEGY_OF[dataset.format] == "chat"
+    asked = [model for model in models if _can_be_asked(model, chat=chat)]
+    if validation is not None and USED_AS[validation.format] != USED_AS[dataset.format]:
+        validation = None  # which is refused for that
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        found = list(pool.map(lambda model: _of_model(model, dataset, validation, config), asked))
+    of_dataset = {model.key: first for model, (first, _) in zip(asked, found, strict=True)}
+    of_validation = {model.key: second for model, (_, second) in zip(asked, found, strict=True) if second is not None}
+    return of_dataset, of_validation
+
+
+def summary(answers: Sequence[limited.Answer], *, all_rows: bool) -> ModelTokens:
+    """The answers of one model's process, counted."""
+    traits = next((answer.traits for answer in answers if isinstance(answer, limited.Traits)), None)
+    troubles = [Trouble(answer.problem, answer.fix) for answer in answers if isinstance(answer, limited.Trouble)]
+    prompts = [answer for answer in answers if isinstance(answer, limited.PromptTokens)]
+    rows = [answer for answer in answers if isinstance(answer, limited.RowTokens)]
+    taken = [row for row in rows if row.refusal is None]
+    return ModelTokens(
+        traits=traits,
+        trouble=troubles[0] if troubles else None,
+        rows=len(rows),
+        all_rows=all_rows,
+        refused=tuple(RowRefusal(row.line, row.refusal, row.fix) for row in rows if row.refusal is not None),
+        unlearnable=tuple(row.line for row in taken if not row.learnable),
+        truncated=sum(row.truncated for row in taken),
+        comparable=sum(row.comparable for row in taken),
+        longest=max((row.tokens for row in taken), default=0),
+        mean=sum(row.tokens for row in taken) / len(taken) if taken else 0.0,
+        prompts={prompt.number: prompt.tokens for prompt in prompts if prompt.refusal is None},
+        refused_prompts={prompt.number: prompt.refusal for prompt in prompts if prompt.refusal is not None},
+    )
+
+
+def _can_be_asked(model: ModelInfo, *, chat: bool) -> bool:
+    return model.source != "hub" and model.usable and (model.chat_template is not None or not chat)
+
+
+def _of_model(
+    model: ModelInfo, dataset: Scan, validation: Scan | None, config: TrainingConfig
+) -> tuple[ModelTokens, ModelTokens | None]:
+    prompts: Mapping[int, str] = dict(enumerate(config.training.sample_prompts, 1))
+    order = limited.Order(
+        model=model,
+        format=USED_AS[dataset.format],
+        max_length=config.data.max_length,
+        prompts={number: prompt for number, prompt in prompts.items() if prompt.strip()},
+    )
+    samples = [*dataset.samples, *(validation.samples if validation is not None else ())]
+    answers = list(limited.judged(order, ((sample.line, sample.row) for sample in samples)))
+    # Rows are answered last and in order, the dataset's before those of validation.
+    before = next((i for i, each in enumerate(answers) if isinstance(each, limited.RowTokens)), len(answers))
+    seam = before + len(dataset.samples)
+    first = summary(answers[:seam], all_rows=dataset.samples_are_all)
+    return first, None if validation is None else summary(answers[seam:], all_rows=validation.samples_are_all)

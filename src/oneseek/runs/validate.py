@@ -1,0 +1,93 @@
+"""Everything wrong with a request, what it would take, and on demand a rehearsal: said before compute is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from oneseek.config.parse import ConfigProblem
+from oneseek.config.schema import TrainingConfig
+from oneseek.engine.interface import EngineName
+from oneseek.estimate import Reading, RunEstimate, run_estimate
+from oneseek.files.layout import Home
+from oneseek.preflight.facts import Facts
+from oneseek.preflight.finding import Finding, in_order, wire
+from oneseek.runs.rehearse import Rehearsal, Watch, findings, rehearse
+from oneseek.runs.staff import cores
+from oneseek.runs.submit import dataset_used, inspect
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What preflight says of a request. `estimate` is of the models that were found, None without any; `rehearsal` is
+    there where one was asked for and nothing stood in its way."""
+
+    findings: tuple[Finding, ...]
+    estimate: RunEstimate | None
+    rehearsal: Rehearsal | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run would start: no finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def wire(self) -> dict[str, Any]:
+        """The verdict as `--json` and HTTP write it."""
+        told: dict[str, Any] = {
+            "ok": self.ok,
+            "findings": [wire(finding) for finding in self.findings],
+            "estimate": self.estimate.wire() if self.estimate is not None else None,
+        }
+        if self.rehearsal is not None:
+            told["rehearsal"] = msgspec.to_builtins(self.rehearsal)
+        return told
+
+
+def validate(
+    config: TrainingConfig,
+    home: Home,
+    *,
+    problems: Sequence[ConfigProblem] = (),
+    rehearsed: bool = False,
+    engine: EngineName = "torch",
+    watch: Watch = lambda key, stage: None,
+) -> Verdict:
+    """Judge a request as `submit` does, and start nothing.
+
+    rehearsed: where nothing else is wrong, each model goes through one step, evaluation, save and reload, and all of it
+        is thrown away. watch: told the key of a model and what it begins with.
+    """
+    facts, found = inspect(config, home, problems=problems)
+    verdict = Verdict(findings=found, estimate=estimated(config, facts))
+    if not rehearsed or not verdict.ok or any(model.source == "hub" for model in facts.models):
+        return verdict
+    done = rehearse(config, facts.models, dataset_used(facts, config), facts.longest_row, engine=engine, watch=watch)
+    return msgspec.structs.replace(
+        verdict, findings=in_order((*found, *findings(done, facts.free_memory_bytes))), rehearsal=done
+    )
+
+
+def estimated(config: TrainingConfig, facts: Facts) -> RunEstimate | None:
+    """What the run would take, in memory, on the disk and in time, with their parts; None without models."""
+    if not facts.models or facts.free_memory_bytes is None:
+        return None
+    rows = _rows(config, facts)
+    return run_estimate(
+        config,
+        facts.models,
+        free_bytes=facts.free_memory_bytes,
+        cores=cores(config),
+        longest_row=facts.longest_row,
+        reading={key: Reading(*rows, tokens.mean) for key, tokens in facts.tokens.items() if rows is not None},
+    )
+
+
+def _rows(config: TrainingConfig, facts: Facts) -> tuple[int, int] | None:
+    """How many rows are trained and validated on; None where there is no dataset that could be split."""
+    if facts.dataset is None or not facts.dataset.rows:
+        return None
+    if facts.validation is not None:
+        return facts.dataset.rows, facts.validation.rows
+    aside = max(1, round(config.data.validation_split * facts.dataset.rows))
+    return facts.dataset.rows - aside, aside

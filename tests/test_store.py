@@ -1,0 +1,275 @@
+"""Datasets that a home keeps under the hash of their content."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneseek.datasets import store
+from oneseek.datasets.store import LONGEST_NAME, Stored, add, find, get, listing, path_of, remove
+from oneseek.errors import DatasetError, StorageError
+from oneseek.files.durable import copy_file
+from oneseek.files.layout import Home
+
+ROWS = '{"text": "one"}\n{"text": "two"}\n{"text": ""}\n{"text": 3}\n'
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home", tmp_path / "home" / "models")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(ROWS)
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_dataset_is_kept_under_the_hash_of_its_content_with_what_is_known_of_it(home: Home, file: Path) -> None:
+    stored = add(home, file, now=lambda: datetime(2026, 11, 21, 7, 19, tzinfo=UTC))
+
+    assert stored == Stored(
+        name="rows.jsonl",
+        sha256=sha256(ROWS),
+        size_bytes=len(ROWS),
+        format="text",
+        container="jsonl",
+        rows=2,
+        bad_rows={"empty-content": 1, "wrong-type": 1},
+        added_at="2026-11-21T07:19:00Z",
+    )
+    assert path_of(home, stored).read_text() == ROWS
+    assert json.loads((home.datasets / f"{stored.sha256}.meta.json").read_text())["name"] == "rows.jsonl"
+    assert listing(home).datasets == (stored,)
+
+
+def test_the_same_content_is_one_entry_and_a_new_name_renames_it(home: Home, file: Path, tmp_path: Path) -> None:
+    first = add(home, file)
+
+    again = add(home, write(tmp_path / "copy.jsonl", ROWS))
+    renamed = add(home, file, "town")
+
+    assert again == first
+    assert (renamed.name, renamed.added_at) == ("town", first.added_at)
+    assert listing(home).datasets == (renamed,)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
+def test_every_container_is_kept_with_its_ending_and_found(home: Home, tmp_path: Path, ending: str) -> None:
+    texts = {"jsonl": '{"text": "one"}\n', "json": '[{"text": "one"}]', "csv": "text\none\n"}
+
+    stored = add(home, write(tmp_path / f"rows.{ending}", texts[ending]))
+
+    assert stored.container == ending
+    assert find(home, f"rows.{ending}") == home.datasets / f"{stored.sha256}.{ending}"
+
+
+@pytest.mark.parametrize("length", [8, 12, 64])
+def test_a_dataset_is_found_by_its_name_and_by_the_beginning_of_its_hash(home: Home, file: Path, length: int) -> None:
+    stored = add(home, file, "town")
+
+    assert get(home, "town") == stored
+    assert get(home, stored.sha256[:length].upper()) == stored
+    assert find(home, stored.sha256[:length]) == path_of(home, stored)
+
+
+def test_a_name_that_two_datasets_have_needs_the_hash(home: Home, file: Path, tmp_path: Path) -> None:
+    first = add(home, file, "town")
+    second = add(home, write(tmp_path / "other.jsonl", '{"text": "three"}\n'), "town")
+
+    with pytest.raises(DatasetError, match="2 stored datasets") as caught:
+        get(home, "town")
+
+    assert first.sha256[:12] in caught.value.problem
+    assert second.sha256[:12] in caught.value.problem
+    assert get(home, second.sha256[:12]) == second
+
+
+def test_a_name_that_nothing_has_is_refused_with_the_names_that_there_are(home: Home, file: Path) -> None:
+    with pytest.raises(DatasetError, match="none is stored"):
+        get(home, "village")
+    add(home, file, "town")
+
+    with pytest.raises(DatasetError, match="there are 'town'"):
+        get(home, "village")
+    with pytest.raises(DatasetError, match="there are 'town'"):
+        remove(home, "village")
+    assert find(home, "village") is None
+
+
+def test_a_file_that_somebody_put_there_is_found_by_its_name_alone(home: Home, file: Path) -> None:
+    home.datasets.mkdir(parents=True)
+    shutil.copy(file, home.datasets / "plain.jsonl")
+    shutil.copy(file, home.root / "secret.jsonl")
+
+    assert find(home, "plain.jsonl") == home.datasets / "plain.jsonl"
+    assert find(home, "../secret.jsonl") is None
+    assert listing(home).datasets == ()
+
+
+@pytest.mark.parametrize("given", ["", ".", "..", "a\0b", "x" * 5000, "statistics"])
+def test_looking_for_a_strange_name_finds_nothing(home: Home, file: Path, given: str) -> None:
+    add(home, file)
+    home.statistics.mkdir()
+
+    assert find(home, given) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", " ", "..", "a/b", "..\\b", "/etc/passwd", "a\0b", "a\nb", "\x1b[2J", "a\u202eb", "\ud800", " a", "-rf"),
+        *("x" * (LONGEST_NAME + 1), "deadbeef", "AB" * 32),
+    ],
+    ids=range(16),
+)
+def test_a_name_that_could_mislead_is_refused_and_nothing_is_written(home: Home, file: Path, name: str) -> None:
+    with pytest.raises(DatasetError, match="cannot be the name") as caught:
+        add(home, file, name)
+
+    assert "--name" in caught.value.fix
+    assert str(caught.value).isprintable()
+    assert not home.root.exists()
+
+
+@given(st.text(max_size=LONGEST_NAME + 5))
+def test_a_name_is_taken_or_refused_and_never_anything_else(name: str) -> None:
+    try:
+        taken = store._checked(name)
+    except DatasetError as error:
+        assert str(error).isprintable()  # noqa: PT017
+    else:
+        assert taken == name
+        assert name.isprintable()
+        assert not set(name) & set("/\\")
+
+
+def test_a_file_that_is_no_dataset_is_refused_and_nothing_is_written(home: Home, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError):
+        add(home, write(tmp_path / "notes.txt", "not rows\n"))
+
+    assert not home.root.exists()
+
+
+def test_a_removed_dataset_is_gone_with_its_description(home: Home, file: Path) -> None:
+    stored = add(home, file)
+
+    assert remove(home, "rows.jsonl") == stored.sha256
+    assert [path.name for path in home.datasets.iterdir() if path.name != ".store.lock"] == []
+
+
+# -- what breaks ---------------------------------------------------------------------------------------------------
+
+
+def lose_file(home: Home, stored: Stored) -> None:
+    path_of(home, stored).unlink()
+
+
+def change_size(home: Home, stored: Stored) -> None:
+    path_of(home, stored).write_text(ROWS + ROWS)
+
+
+def change_content(home: Home, stored: Stored) -> None:
+    path_of(home, stored).write_text(ROWS.replace("one", "six"))
+
+
+def meta(home: Home, stored: Stored) -> Path:
+    return home.datasets / f"{stored.sha256}.meta.json"
+
+
+def lose_description(home: Home, stored: Stored) -> None:
+    meta(home, stored).unlink()
+
+
+def cut_description(home: Home, stored: Stored) -> None:
+    meta(home, stored).write_bytes(meta(home, stored).read_bytes()[:40])
+
+
+def not_text(home: Home, stored: Stored) -> None:
+    meta(home, stored).write_bytes(b'{"name": "\xff"}')
+
+
+def anothers_description(home: Home, stored: Stored) -> None:
+    meta(home, stored).write_text(meta(home, stored).read_text().replace(stored.sha256, "0" * 64))
+
+
+def hostile_name(home: Home, stored: Stored) -> None:
+    meta(home, stored).write_text(meta(home, stored).read_text().replace("rows.jsonl", "../../etc/passwd"))
+
+
+DAMAGE = [lose_file, change_size, change_content, lose_description, cut_description, not_text]
+DAMAGE += [anothers_description, hostile_name]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_damage_is_told_with_a_fix_and_adding_the_file_again_mends_it(home: Home, file: Path, damage: object) -> None:
+    stored = add(home, file)
+    assert callable(damage)
+
+    damage(home, stored)
+
+    with pytest.raises(DatasetError, match=stored.sha256[:12]) as caught:
+        find(home, stored.sha256[:12])
+    assert "oneseek data add" in caught.value.fix
+    assert add(home, file).sha256 == stored.sha256
+    assert get(home, "rows.jsonl").sha256 == stored.sha256
+    assert path_of(home, stored).read_text() == ROWS
+
+
+@pytest.mark.parametrize(
+    "damage", [each for each in DAMAGE if each is not change_content], ids=lambda damage: damage.__name__
+)
+def test_damaged_entries_are_listed_and_can_be_removed(home: Home, file: Path, damage: object) -> None:
+    stored = add(home, file)
+    assert callable(damage)
+
+    damage(home, stored)
+
+    assert [each.sha256 for each in listing(home).damaged] == [stored.sha256]
+    assert listing(home).datasets == ()
+    remove(home, stored.sha256[:12])
+    assert listing(home) == store.Listing(datasets=(), damaged=())
+
+
+def test_a_file_that_changes_while_it_is_copied_is_not_kept(
+    home: Home, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(source: Path, target: Path) -> None:
+        source.write_text(ROWS + "more")
+        copy_file(source, target)
+
+    monkeypatch.setattr(store, "copy_file", changed)
+
+    with pytest.raises(DatasetError, match="changed while it was read"):
+        add(home, file)
+    assert listing(home) == store.Listing(datasets=(), damaged=())
+
+
+def test_a_full_disk_leaves_nothing_behind(home: Home, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: str, target: Path) -> None:
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+
+    with pytest.raises(StorageError, match="no space is left"):
+        add(home, file)
+    assert [path.name for path in home.datasets.iterdir() if path.name != ".store.lock"] == []
