@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,11 @@ TOLERANCE = {"sft": 1e-4, "dpo": 5e-4}  # nats; what the parity tests allow
 
 @dataclass(frozen=True)
 class Side:
-    """Who trains: its script, and what it changes in the case."""
+    """Who trains: its script, the Python of its own environment (None: this one), and what it changes in the case."""
 
     name: str
     script: str
+    python: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -64,19 +65,24 @@ class Round:
     sides: dict[str, Measured]
     gemm: float
 
+    def without(self, names: Collection[str]) -> Round:
+        return Round({name: side for name, side in self.sides.items() if name not in names}, self.gemm)
+
     def as_json(self) -> dict[str, Any]:
         return {"gemm_flops_per_second": self.gemm, "sides": {name: asdict(side) for name, side in self.sides.items()}}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rounds of one case. `flops` are those of the timed steps, `warm_up` the steps that are not timed."""
+    """Rounds of one case. `flops` are those of the timed steps, `warm_up` the steps that are not timed; `failed` are
+    the peers that did not train it, each with the last line that it said."""
 
     name: str
     case: Case
     rounds: list[Round]
     flops: int
     warm_up: int
+    failed: Mapping[str, str]
 
     def ratios(self, peer: str, figure: str) -> list[float]:
         """Ours over the peer's, round by round; none where the losses differ, since other work was done."""
@@ -106,12 +112,17 @@ class Comparison:
             "flops": self.flops,
             "warm_up_steps": self.warm_up,
             "loss_difference": {peer: self.loss_difference(peer) for peer in peers},
+            "failed": dict(self.failed),
             "rounds": [each.as_json() for each in self.rounds],
         }
 
 
 def compare(name: str, case: Case, shape: Shape, peers: Sequence[Side], rounds: int, warm_up: int) -> Comparison:
-    """Run ours, the peers and the GEMM, `rounds` times in turns."""
+    """Run ours, the peers and the GEMM, `rounds` times in turns.
+
+    Raises:
+        RuntimeError: a side of this environment failed. A peer with an environment of its own is left out instead.
+    """
     path = Path(f"{case.given}.case")
     case.write(path)
     run_script([sys.executable, "ours.py", "give", str(path)], case.threads)
@@ -119,27 +130,40 @@ def compare(name: str, case: Case, shape: Shape, peers: Sequence[Side], rounds: 
     steps = steps_of(given, case.batch_size)
     timed = steps[warm_up:]
     tokens = sum(sum(lengths) for lengths, _ in timed)
-    done = []
+    done: list[Round] = []
+    failed: dict[str, str] = {}
     for number in range(1, rounds + 1):
         sides = {}
-        for side in (OURS, *peers):
+        for side in (OURS, *(peer for peer in peers if peer.name not in failed)):
             say(f"{name}, round {number} of {rounds}: {side.name}")
-            sides[side.name] = measure(side, case, warm_up, tokens)
+            try:
+                sides[side.name] = measure(side, case, warm_up, len(steps), tokens)
+            except RuntimeError as error:
+                if side.python is None:
+                    raise
+                failed[side.name] = last_line(error)
         done.append(Round(sides, gemm(shape, case.threads, tokens // len(timed))["flops_per_second"]))
     flops = sum(shape.step_flops(lengths, learned, case.lora_r) for lengths, learned in timed)
-    return Comparison(name, case, done, flops, warm_up)
+    return Comparison(name, case, [each.without(failed) for each in done], flops, warm_up, failed)
 
 
-def measure(side: Side, case: Case, warm_up: int, tokens: int) -> Measured:
-    """Train the case in a process of its own. tokens: those of the steps after the first `warm_up`."""
+def measure(side: Side, case: Case, warm_up: int, count: int, tokens: int) -> Measured:
+    """Train the case in a process of its own. count: its optimiser steps. tokens: those after the first `warm_up`.
+
+    Raises:
+        RuntimeError: the process failed, or did another number of steps.
+    """
     with tempfile.TemporaryDirectory(dir=Path(case.directory).parent) as scratch:
         own = Case(**{**asdict(case), **side.changes, "directory": str(Path(scratch) / "work")})
         own.write(Path(scratch) / "case.json")
         marks = Path(scratch) / "marks.jsonl"
-        command = [sys.executable, side.script, f"{scratch}/case.json", str(marks), str(time.monotonic())]
-        run_script(command, case.threads)
+        marks.touch()  # a script that ends without a mark has done no step
+        arguments = [f"{scratch}/case.json", str(marks), str(time.monotonic())]
+        run_script([side.python or sys.executable, side.script, *arguments], case.threads)
         lines = [json.loads(line) for line in marks.read_text().splitlines()]
     steps = [line for line in lines if "at" in line]  # the first is the beginning of the training
+    if len(steps) != count + 1:
+        raise RuntimeError(f"{side.script} did {max(0, len(steps) - 1)} optimiser steps where the case has {count}.")
     before = [line for line in lines if "before" in line]
     return Measured(
         losses=[step["loss"] for step in steps[1:]],
@@ -180,6 +204,11 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
+def last_line(error: Exception) -> str:
+    """What a script said last before it failed."""
+    return str(error).strip().splitlines()[-1]
+
+
 def say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
@@ -191,7 +220,8 @@ def run_script(command: Sequence[str], threads: int | None = None) -> str:
         RuntimeError: it failed; with what it said.
     """
     quiet = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
-    environment = {**os.environ, **quiet, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    no_gpu = {"CUDA_VISIBLE_DEVICES": ""}  # all sides on the CPU, whatever build of torch theirs is
+    environment = {**os.environ, **quiet, **no_gpu, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     done = subprocess.run(command, cwd=BENCH, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[1:])} failed with {done.returncode}:\n{done.stderr[-3000:]}")

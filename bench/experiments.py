@@ -18,8 +18,6 @@ from compare import BENCH, OURS, Comparison, Side, compare, measure, run_script,
 from shapes import SIZES, TINY, Shape
 from words import chats, completions, lengths, preferences, write_rows
 
-TRL = Side("TRL", "trl_peer.py")
-TRL_PRECOMPUTED = Side("TRL, reference precomputed", "trl_peer.py", changes={"precompute": True})
 TRIO = ("tiny-a", "tiny-b", "tiny-c")
 
 
@@ -114,12 +112,12 @@ def sft(
     return compare(f"SFT {shape.name}", case, shape, peers, rounds, warm_up=1)
 
 
-def dpo(shop: Workshop, *, threads: int, rounds: int, steps: int, batch: int = 4) -> Comparison:
+def dpo(shop: Workshop, peers: Sequence[Side], *, threads: int, rounds: int, steps: int, batch: int = 4) -> Comparison:
     """Direct preference optimisation, three epochs, timed from the first reference log-probability to the last step."""
     draw = random.Random(0)
     rows = preferences(lengths(steps * batch + 1, draw), draw)
     case = shop.case(TINY, rows, threads=threads, batch_size=batch, epochs=3, method="dpo", format="preference")
-    return compare("DPO tiny", case, TINY, (TRL, TRL_PRECOMPUTED), rounds, warm_up=0)
+    return compare("DPO tiny", case, TINY, peers, rounds, warm_up=0)
 
 
 # -- whole runs ----------------------------------------------------------------------------------------------------
@@ -259,5 +257,5 @@ def curves(shop: Workshop, *, steps: int, points: int) -> dict[str, list[Point]]
 def _point(shop: Workshop, x: float, steps: int, *, shape: Shape, length: int, batch: int) -> Point:
     rows = completions([length] * (steps * batch + 1), random.Random(0))
     case = shop.case(shape, rows, threads=2, batch_size=batch)
-    found = measure(OURS, case, warm_up=1, tokens=(steps - 1) * batch * length)
+    found = measure(OURS, case, warm_up=1, count=steps, tokens=(steps - 1) * batch * length)
     return Point(x, found.tokens_per_second, found.peak_rss)

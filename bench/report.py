@@ -15,22 +15,34 @@ import psutil
 from compare import OURS, Comparison, median
 from experiments import Point
 from goals import Goal
+from peers import LIBRARIES
 
 from oneseek.engine.machine import processor_name
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers")
 GOAL_HEADER = ("What", "Goal", "Median", "Smallest and largest", "", "Note")
-SIDE_HEADER = ("Case", "Side", "Tokens/s", "Tokens/CPU-s", "Share of GEMM", "Peak memory", "To first step", "Losses")
+SIDE_HEADER = (
+    "Case",
+    "Side",
+    "Tokens/s",
+    "Tokens/CPU-s",
+    "Share of GEMM",
+    "Peak memory",
+    "To first step",
+    "OneSeek faster by",
+    "Losses",
+)
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that one run of the benchmark found. `absent` says what could not be measured, and why."""
+    """Everything that one run of the benchmark found. `environments` says what is installed with a peer that has an
+    environment of its own, `absent` what could not be measured, and why."""
 
     at: datetime
     instructions: str
     goals: Sequence[Goal]
     comparisons: Sequence[Comparison]
+    environments: Mapping[str, str]
     other: Mapping[str, Any]
     curves: Mapping[str, Sequence[Point]]
     absent: Sequence[str]
@@ -46,6 +58,7 @@ class Results:
             "machine": machine(self.instructions),
             "goals": [goal.as_json() for goal in self.goals],
             "comparisons": {each.name: each.as_json() for each in self.comparisons},
+            "environments": dict(self.environments),
             "other": self.other,
             "curves": {axis: [asdict(point) for point in points] for axis, points in self.curves.items()},
             "not_measured": list(self.absent),
@@ -91,8 +104,15 @@ def _side(comparison: Comparison, name: str) -> tuple[str, ...]:
         f"{100 * median(comparison.gemm_shares(name)):.0f} %" if supervised else "",
         f"{middle('peak_rss') / 1e9:.2f} GB",
         f"{middle('started'):.1f} s",
+        "" if name == OURS.name else _faster(comparison.ratios(name, "tokens_per_second")),
         "" if name == OURS.name else f"differ by {comparison.loss_difference(name):.0e} at most",
     )
+
+
+def _faster(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return "not comparable"
+    return f"{median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> str:
@@ -112,6 +132,8 @@ def markdown(rows: Iterable[Sequence[str]]) -> str:
 
 def page(results: Results) -> str:
     about = ", ".join(f"{what} {value}" for what, value in machine(results.instructions).items())
+    listed = "".join(f"\n- {peer}: {versions}" for peer, versions in results.environments.items())
+    environments = listed and "\n" + listed
     absent = "\n".join(f"- {what}" for what in results.absent) or "- nothing"
     return f"""\
 # Performance
@@ -122,19 +144,20 @@ Machine: {about}.
 
 {markdown([GOAL_HEADER, *(goal.cells for goal in results.goals)])}
 
-## Against TRL
+## Against peers
 
-![Tokens a second and peak memory, OneSeek and TRL](performance/comparison.svg)
+![Tokens a second and peak memory, OneSeek and its peers](performance/comparison.svg)
 
 {markdown(side_rows(results))}
 
 Every side trains the same rows in the same batches and in the same order, from the same adapter, in fp32, with the same
-constant learning rate, without gradient checkpointing and without packing of TRL's kind, which would change the
+constant learning rate, without gradient checkpointing and without packing of the peers' kind, which would change the
 batches. Losses are compared step by step; a ratio is given only where they agree (to 1e-4 nats in supervised
 fine-tuning, 5e-4 in DPO). Each side is a process of its own. The sides take turns, and a ratio is of two processes of
 one round, because the speed of a shared machine drifts. The first step of supervised fine-tuning is not timed. DPO is
 timed over three epochs, from the first reference log-probability to the last step, with everything that we do between
-epochs; its tokens are those of both answers with their prompt.
+epochs; its tokens are those of both answers with their prompt. TRL is installed beside OneSeek; LLaMA-Factory and
+Unsloth each train with the libraries of their own environment.{environments}
 
 The share of the GEMM peak is the arithmetic that a step can't do without, divided by its time and by the rate at which
 the same machine does the frozen layers' matrix products and nothing else, measured just after. A step of T tokens costs
@@ -175,15 +198,16 @@ def _plot_comparison(comparisons: Sequence[Comparison], path: Path) -> None:
     from matplotlib import pyplot
 
     figures = (("tokens_per_second", "tokens/s", 1.0), ("peak_rss", "peak memory, GB", 1e-9))
-    figure, axes = pyplot.subplots(len(figures), len(comparisons), figsize=(3.2 * len(comparisons), 4.4), squeeze=False)
+    figure, axes = pyplot.subplots(len(figures), len(comparisons), figsize=(3.6 * len(comparisons), 4.4), squeeze=False)
     for row, (name, label, scale) in zip(axes, figures, strict=True):
         for axis, comparison in zip(row, comparisons, strict=True):
             sides = list(comparison.rounds[0].sides)
             values = [scale * median(comparison.values(side, name)) for side in sides]
             colours = ["tab:blue" if side == OURS.name else "tab:gray" for side in sides]
-            axis.bar([side.replace(", ", ",\n") for side in sides], values, color=colours)
+            axis.barh([side.replace(", ", ",\n") for side in sides], values, color=colours)
+            axis.invert_yaxis()  # the first side on top
             axis.set_title(comparison.name)
-            axis.set_ylabel(label)
+            axis.set_xlabel(label)
     _save(figure, path)
 
 

@@ -4,12 +4,19 @@ Without options it takes about twenty minutes on two cores and writes bench/resu
 docs/performance.md and the plots in docs/performance/. With --quick every part is run once and small, in about three
 minutes, and only printed: such figures say that the benchmark works, and nothing else. --into DIRECTORY writes there
 instead.
+
+TRL is installed beside us. LLaMA-Factory and Unsloth want other versions of the same libraries; each takes part when
+ONESEEK_BENCH_LLAMAFACTORY_PYTHON or ONESEEK_BENCH_UNSLOTH_PYTHON names the Python of an environment that has it, and
+adds about five minutes. Such an environment should hold the same torch, `pip install -c constraints.txt torch`, before
+the peer is installed into it. The torchaudio that LLaMA-Factory imports, for sound only, wants CUDA; beside a torch
+without, it loads once its compiled files (torchaudio/lib/*.so) are deleted, and the report says that they are missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,17 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import experiments
+import peers
 from compare import OURS, Comparison, Side, gemm, median, say
-from experiments import TRL, Point, Together, Workshop
+from experiments import Point, Together, Workshop
 from goals import Goal
+from peers import TRL, TRL_PRECOMPUTED
 from report import Results, page, plot, printed
 from shapes import SMALL, TINY
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NOT_MEASURED = (
-    "LLaMA-Factory: tried as 0.9.5; the torchaudio that it imports does not load beside the pinned CPU build of torch",
-    "Unsloth: tried as 2026.10.7; it does not start without a GPU",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +106,21 @@ def main() -> None:
 
 
 def bench(shop: Workshop, extent: Extent) -> Results:
-    tiny = experiments.sft(shop, TINY, (TRL,), threads=2, rounds=extent.rounds, steps=extent.tiny_steps)
+    elsewhere = peers.find(os.environ)
+    others = elsewhere.sides
+    tiny = experiments.sft(shop, TINY, (TRL, *others), threads=2, rounds=extent.rounds, steps=extent.tiny_steps)
     small = experiments.sft(
-        shop, SMALL, (TRL,), threads=1, rounds=extent.small_rounds, steps=extent.small_steps, batch=extent.small_batch
+        shop,
+        SMALL,
+        (TRL, *others),
+        threads=1,
+        rounds=extent.small_rounds,
+        steps=extent.small_steps,
+        batch=extent.small_batch,
     )
-    dpo = experiments.dpo(shop, threads=2, rounds=extent.rounds, steps=extent.dpo_steps)
+    dpo = experiments.dpo(
+        shop, (TRL, TRL_PRECOMPUTED, *others), threads=2, rounds=extent.rounds, steps=extent.dpo_steps
+    )
     trios = [experiments.together(shop, steps=extent.run_steps) for _ in range(extent.run_rounds)]
     two = experiments.pair(shop, steps=extent.run_steps)
     growing = enumerate((trios[0].alone[0], two, trios[0].together), 1)
@@ -165,6 +180,7 @@ def bench(shop: Workshop, extent: Extent) -> Results:
         instructions=gemm(TINY, 1, 64)["instructions"],
         goals=goals,
         comparisons=(tiny, small, dpo),
+        environments=elsewhere.versions,
         other={
             "together": [asdict(trio) for trio in trios],
             "two_models": asdict(two),
@@ -172,8 +188,12 @@ def bench(shop: Workshop, extent: Extent) -> Results:
             "reading": reading,
         },
         curves={**curves, "models in a run": [Point(n, run.tokens_per_second, run.peak_rss) for n, run in growing]},
-        absent=NOT_MEASURED,
+        absent=[*elsewhere.absent, *failures((tiny, small, dpo))],
     )
+
+
+def failures(comparisons: Sequence[Comparison]) -> list[str]:
+    return [f"{name}, {each.name}: {why}" for each in comparisons for name, why in each.failed.items()]
 
 
 def write(results: Results, into: Path) -> None:

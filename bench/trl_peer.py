@@ -6,6 +6,7 @@ No packing and no gradient checkpointing, which would change the batches or the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,18 @@ class InGivenOrder:
         return self._count
 
 
-def train(case: Case, watch: Watch) -> None:
+def watched(trainer_class: Any, case: Case, given: Given, watch: Watch) -> Any:
+    """A trainer of that class, one of transformers, which takes the rows in the given order and tells what it does."""
     import torch
-    from datasets import Dataset
-    from peft import LoraConfig, set_peft_model_state_dict
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import TrainerCallback
 
-    given = Given.read(Path(case.given))
-    trainer_class, config = _dpo(case) if case.method == "dpo" else _sft(case)
-
-    class Peer(trainer_class):  # type: ignore[misc, valid-type]
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset  # it is tokenised
+    class Watched(trainer_class):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self.add_callback(Telling(self))
 
         def _get_train_sampler(self, *_: Any) -> Any:
             return InGivenOrder(given.orders)
-
-        def _precompute_ref_logps(self, *arguments: Any) -> Any:
-            torch.set_num_threads(case.threads)
-            with watch.before():
-                return super()._precompute_ref_logps(*arguments)
 
         def training_step(self, *arguments: Any, **named: Any) -> Any:
             loss = super().training_step(*arguments, **named)
@@ -54,46 +46,82 @@ def train(case: Case, watch: Watch) -> None:
             return loss
 
     class Telling(TrainerCallback):  # type: ignore[misc]
+        def __init__(self, trainer: Watched) -> None:
+            self._trainer = trainer
+
         def on_train_begin(self, *_: Any, **__: Any) -> None:
+            torch.set_num_threads(case.threads)  # making a trainer sets its own number
             watch.begins()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            watch.step(peer.last_loss)
+            watch.step(self._trainer.last_loss)
+
+    return Watched
+
+
+def train(case: Case, watch: Watch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    train_model(case, watch, AutoModelForCausalLM.from_pretrained(case.model, dtype=torch.float32), lora(case))
+
+
+def lora(case: Case) -> Any:
+    """The adapter, as PEFT is told of it."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=case.lora_r, lora_alpha=case.lora_alpha, target_modules=list(case.target_modules), task_type="CAUSAL_LM"
+    )
+
+
+def train_model(case: Case, watch: Watch, model: Any, peft_config: Any = None) -> None:
+    """Train a model that is loaded. Without `peft_config` it has its adapter already."""
+    import torch
+    from datasets import Dataset
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    given = Given.read(Path(case.given))
+    trainer_class, config = _dpo(case) if case.method == "dpo" else _sft(case)
+
+    class Peer(watched(trainer_class, case, given, watch)):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset  # it is tokenised
+
+        def _precompute_ref_logps(self, *arguments: Any) -> Any:
+            torch.set_num_threads(case.threads)
+            with watch.before():
+                return super()._precompute_ref_logps(*arguments)
 
     peer = Peer(
-        model=AutoModelForCausalLM.from_pretrained(case.model, dtype=torch.float32),
+        model=model,
         args=config,
         train_dataset=Dataset.from_list(given.rows),
         processing_class=AutoTokenizer.from_pretrained(case.model),
-        peft_config=LoraConfig(
-            r=case.lora_r,
-            lora_alpha=case.lora_alpha,
-            target_modules=list(case.target_modules),
-            task_type="CAUSAL_LM",
-        ),
-        callbacks=[Telling()],
+        peft_config=peft_config,
     )
     set_peft_model_state_dict(peer.model, load_file(given.adapter))
-    torch.set_num_threads(case.threads)  # making the trainer sets its own number
     peer.train()
 
 
 def _sft(case: Case) -> tuple[Any, Any]:
     from trl import SFTConfig, SFTTrainer
 
-    return SFTTrainer, SFTConfig(**_settings(case))
+    return SFTTrainer, SFTConfig(**_settings(case, SFTConfig))
 
 
 def _dpo(case: Case) -> tuple[Any, Any]:
     from trl import DPOConfig, DPOTrainer
 
-    config = DPOConfig(
-        beta=case.beta, loss_type=[case.loss], precompute_ref_log_probs=case.precompute, **_settings(case)
-    )
-    return DPOTrainer, config
+    reference = {"beta": case.beta, "loss_type": [case.loss], "precompute_ref_log_probs": case.precompute}
+    return DPOTrainer, DPOConfig(**reference, **_settings(case, DPOConfig))
 
 
-def _settings(case: Case) -> dict[str, Any]:
+def _settings(case: Case, config: Any) -> dict[str, Any]:
+    names = {field.name for field in fields(config)}
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     return {
         "output_dir": case.directory,
         "per_device_train_batch_size": case.batch_size,
@@ -104,7 +132,7 @@ def _settings(case: Case) -> dict[str, Any]:
         "weight_decay": 0.0,
         "max_length": case.max_length,
         "seed": case.seed,
-        "activation_checkpointing": False,
+        checkpointing: False,  # the newer name came after transformers 5.17
         "bf16": False,
         "use_cpu": True,
         "logging_strategy": "no",
