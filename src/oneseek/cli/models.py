@@ -18,6 +18,7 @@ from oneseek.api import home
 from oneseek.cli import model_page, options
 from oneseek.cli.output import size, terminal, transfer, write_json, write_line
 from oneseek.config.schema import split_list
+from oneseek.errors import ModelError
 from oneseek.executors.converting import convert_model
 from oneseek.executors.trying import try_model
 from oneseek.files.layout import Home
@@ -178,6 +179,8 @@ def show(
     named = tuple(part for text in target_modules for part in split_list(text)) or ("auto",)
     cover = coverage(model, named[0] if named[0] in ("auto", "all-linear") else named)
     traits = model_page.template_traits(model)
+    if load and model.source == "hub":
+        raise ModelError(f"{model.display_name} is not here.", f"Download it first: oneseek models pull {model.hub_id}")
     computed = try_model(Path(model.path)) if load else None
     if as_json:
         write_json(described(model) | model_page.as_json(cover, traits, computed))
