@@ -183,6 +183,7 @@ def test_a_file_of_another_tool_is_read_as_what_it_means(text: str, values: dict
             {"per_model": {"a": {"lora": {"lora_alpha": 8}}}},
             "per_model.a.lora.lora_alpha is read as per_model.a.lora.alpha.",
         ),
+        ({"dataset": "a.jsonl"}, "dataset is read as data.dataset."),
         ({"lora_target": "ALL"}, "lora_target is read as lora.target_modules: all-linear."),
         ({"load_in_8bit": False}, "load_in_8bit: false sets nothing."),
         ({"datasets": [{"path": "a.jsonl"}]}, "datasets is read as data.dataset: a.jsonl."),

@@ -28,7 +28,7 @@ CONFIG = {
     "model_type": "llama",
     "vocab_size": 64,
     "hidden_size": 16,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "max_position_embeddings": 128,
 }
 SHAPES = {"model.layers.0.self_attn.q_proj.weight": (16, 16), "model.layers.0.self_attn.k_proj.weight": (8, 16)}
@@ -381,7 +381,7 @@ def test_a_healthy_model_is_described_and_usable() -> None:
 
     assert info.usable
     assert (info.key, info.model_type, info.architecture) == ("llama-a", "llama", "LlamaForCausalLM")
-    assert (info.vocab_size, info.hidden_size, info.layers, info.context_length) == (64, 16, 2, 128)
+    assert (info.vocab_size, info.hidden_size, info.layers, info.context_length) == (64, 16, 1, 128)
     assert info.parameters == 16 * 16 + 8 * 16 + 64 * 16
     assert info.dtypes == {"F32": info.parameters}
 
@@ -749,3 +749,26 @@ def test_sizes_of_a_model_of_several_parts_are_those_of_its_language_model() -> 
     info = model_info(files_of(config={"model_type": "llama", "text_config": {"hidden_size": 8, "vocab_size": 64}}))
 
     assert (info.hidden_size, info.vocab_size) == (8, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_hidden_layers": 3}, "config.json has 3 layers, the weights have 1."),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1, where a whole number above 0 belongs."),
+        ({"hidden_size": "64", "vocab_size": None}, "hidden_size is '64', vocab_size is None, where a whole number"),
+        ({"num_attention_heads": True}, "num_attention_heads is True, where a whole number above 0 belongs."),
+    ],
+    ids=["layers", "negative", "text and null", "switch"],
+)
+def test_a_config_that_does_not_describe_the_weights_is_refused(change: dict[str, Any], says: str) -> None:
+    info = model_info(files_of(config={**CONFIG, **change}))
+
+    assert [problem.kind for problem in info.problems] == ["broken-config"]
+    assert says in info.problems[0].problem
+    assert info.problems[0].fix
+
+
+@pytest.mark.parametrize("sizes", [[1, 2], [64]])
+def test_a_size_for_each_layer_is_a_size(sizes: list[int]) -> None:
+    assert model_info(files_of(config={**CONFIG, "num_attention_heads": sizes})).usable

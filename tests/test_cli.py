@@ -207,7 +207,7 @@ def test_a_broken_model_directory_refuses_the_run_and_is_listed_with_its_reason(
     listed = say("models", "list", "--json")
 
     assert refused.code == 2
-    model = next(model for model in json.loads(listed.out) if model["key"] == "broken-1b")
+    model = next(model for model in json.loads(listed.out)["models"] if model["key"] == "broken-1b")
     assert model["usable"] is False
     findings = json.loads(refused.out)["error"]["findings"]
     fixes = [finding["fix"] for finding in findings if finding["model"] == "broken-1b"]
@@ -282,7 +282,7 @@ def test_config_show_tells_every_value_and_where_it_comes_from(
 def test_runs_are_listed_shown_and_watched(say: Any) -> None:
     run_id = say(*train(*BOTH, "--json")).lines[-1]["run_id"]
 
-    listed = json.loads(say("runs", "list", "--json").out)
+    listed = json.loads(say("runs", "list", "--json").out)["runs"]
     shown = json.loads(say("runs", "show", run_id, "--json").out)
     watched = say("runs", "watch", run_id, "--json").lines
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oneseek.config.aliases import ABSENT, ALIASES
 from oneseek.config.parse import ConfigProblem, parse
-from oneseek.config.reference import number_text, setting_of, settings
+from oneseek.config.reference import number_text, sections, setting_of, settings
 from oneseek.config.schema import MODEL_OVERRIDABLE, TrainingConfig
 
 
@@ -158,7 +159,18 @@ def test_a_number_that_is_not_finite_is_out_of_bounds(value: Any) -> None:
             "lora.learning_rate",
             "learning_rate belongs to training: set training.learning_rate.",
         ),
-        ({"epocs": 1}, "epocs", "Did you mean training.num_epochs?"),
+        ({"epocs": 1}, "epocs", "Did you mean training.num_epochs (epochs)?"),
+        ({"batchsize": 1}, "batchsize", "Did you mean training.batch_size?"),
+        (
+            {"training": {"bf16": True}},
+            "training.bf16",
+            "Remove training.bf16: the number type follows from the hardware.",
+        ),
+        (
+            {"warmup_steps": 10},
+            "warmup_steps",
+            "Set training.warmup_ratio in place of warmup_steps: it is a share of all steps, from 0 to 1.",
+        ),
         ({"lora_rnak": 1}, "lora_rnak", "Did you mean lora.r (lora_rank)?"),
         ({"lora": {"lora_rnak": 1}}, "lora.lora_rnak", "Did you mean lora.r (lora_rank)?"),
         ({"training": {"lora_rank": 1}}, "training.lora_rank", "lora_rank is lora.r here: set lora.r."),
@@ -186,6 +198,77 @@ def test_an_unknown_key_is_answered_with_the_key_that_was_meant(raw: dict[str, A
 def test_an_unknown_key_without_a_near_one_is_answered_with_what_there_is() -> None:
     assert only_problem({"output": {"zzzz": 1}}).fix == "Remove output.zzzz. output has: directory, version."
     assert "lora has: r, alpha, dropout" in only_problem({"lora": {"bias": 1}}).fix
+
+
+@pytest.mark.parametrize("name", ["sequence_parallel", "sample_size", "project", "eval_table", "output_path", "rank"])
+def test_outside_of_all_sections_only_what_is_surely_meant_is_proposed(name: str) -> None:
+    problem = only_problem({name: 1})
+
+    assert (problem.fix, problem.changes) == (f"Remove {name}.", ())
+
+
+@pytest.mark.parametrize(
+    ("raw", "fix"),
+    [
+        ({"trainig": True}, "Remove trainig."),
+        ({"displays": 1}, "Remove displays."),
+        ({"num_epoch": {"a": 1}}, "Remove num_epoch."),
+        ({"trainig": None}, "Did you mean training?"),
+    ],
+)
+def test_a_section_is_proposed_for_what_may_be_one_and_a_setting_for_a_value(raw: dict[str, Any], fix: str) -> None:
+    assert only_problem(raw).fix == fix
+
+
+@pytest.mark.parametrize("name", sorted(ABSENT))
+def test_of_a_well_known_name_without_a_counterpart_it_is_said_why(name: str) -> None:
+    problem = only_problem({name: True})
+
+    assert problem.fix.startswith((f"Remove {name}: ", f"Set {ABSENT[name].instead} in place of {name}: "))
+    assert problem.changes == (() if ABSENT[name].instead else ((name, None),))
+
+
+def test_no_name_is_said_to_be_absent_that_is_there() -> None:
+    names = {known.rpartition(".")[2] for known in (*settings(), *sections())}
+
+    assert ABSENT.keys() & (names | ALIASES.keys()) == set()
+    assert {absent.instead for absent in ABSENT.values()} - settings().keys() == {""}
+
+
+@pytest.mark.parametrize(
+    ("raw", "changes"),
+    [
+        ({"batchsize": 4}, {"training.batch_size": 4, "batchsize": None}),
+        ({"data": {"r": 8}}, {"lora.r": 8, "data.r": None}),
+        ({"training": {"lora_rank": 8}}, {"lora.r": 8, "training.lora_rank": None}),
+        ({"trainig": {"seed": 1, "keep": "last"}},
+         {"training.seed": 1, "training.keep": "last", "trainig.seed": None, "trainig.keep": None}),
+        ({"per_model": {"a.b": {"lora": {"alhpa": 8}}}},
+         {"per_model.a.b.lora.alpha": 8, "per_model.a.b.lora.alhpa": None}),
+        ({"output": {"version": 1.0}}, {"output.version": "1.0"}),
+    ],
+)  # fmt: skip
+def test_a_key_that_surely_means_a_setting_carries_the_changes_that_mend_it(
+    raw: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    assert only_problem(raw).changes == tuple(changes.items())
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"training": {"num_steps": 1000}},  # near, and something else
+        {"enabled": True},  # of three sections
+        {"batchsize": 4, "training": {"batch_size": 8}},  # would hide what is there
+        {"batchsize": "many"},  # would be refused there, too
+        {"lora_targt": "all"},  # is written otherwise there
+        {"lora.r": 8},  # a dot in a key is not a step
+        {"warmup_steps": 10},  # counts something else
+        {"output": {"version": 1.1}},  # may have been 1.10
+    ],
+)
+def test_what_is_only_perhaps_meant_carries_no_change(raw: dict[str, Any]) -> None:
+    assert only_problem(raw).changes == ()
 
 
 def test_a_key_that_is_no_text_is_refused() -> None:

@@ -75,3 +75,44 @@ def test_two_names_with_different_values_are_refused_with_both(say: Any) -> None
     assert code == 2
     assert finding["problem"] == "lora.r is 8 and lora_rank is 4, but both mean lora.r."
     assert finding["fix"] == "Give lora.r alone."
+
+
+@pytest.mark.parametrize("columns", [80, 110])
+def test_origins_are_shown_whole_however_narrow_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, say: Any
+) -> None:
+    monkeypatch.setattr("oneseek.cli.output.PIPE_WIDTH", columns)
+    Path("theirs.yaml").write_text("gradient_accumulation_steps: 4\nmodel_name_or_path: mistral-7b-instruct\n")
+
+    _, out, _ = say("config", "show", "--config", "theirs.yaml")
+
+    assert max(map(len, out.splitlines())) <= columns
+    for column, wanted in ((-2, "file theirs.yaml (as gradient_accumulation_steps)"), (-3, "mistral-7b-instruct")):
+        cells = [line.split("│")[column].strip() for line in out.splitlines() if line.startswith("│")]
+        assert wanted.replace(" ", "") in "".join(cells).replace(" ", "")
+
+
+def test_what_train_takes_config_show_takes(say: Any) -> None:
+    code, out, _ = say("config", "show", "--home", "elsewhere", "--models-dir", "models", "--epochs", "2", "--json")
+
+    assert code == 0
+    assert json.loads(out)["training.num_epochs"] == {"value": 2, "origin": "flag"}
+
+
+def test_errors_of_settings_are_counted_without_a_word_about_starting(say: Any) -> None:
+    Path("wrong.yaml").write_text("bf16: true\nlora: {r: 0}\n")
+
+    code, _, err = say("config", "show", "--config", "wrong.yaml")
+
+    assert code == 2
+    assert "Error: 2 errors in the settings." in err
+    assert "started" not in err
+
+
+def test_help_names_every_kind_of_dataset(say: Any) -> None:
+    _, out, _ = say("train", "--help")
+
+    words = " ".join(out.split())
+    for kind in ("JSONL", "JSON", "CSV", "Parquet", "messages", "ShareGPT", "text", "prompt and completion", "Alpaca"):
+        assert kind in words
+    assert "preferences), or the name of a stored dataset." in words

@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from oneseek.datasets import containers
+from oneseek.datasets import containers, csv_rows, json_array, parquet_rows, raw_rows
 from oneseek.datasets.containers import RawRow, RowFile
 from oneseek.errors import DatasetError
 
 CHAT = [{"role": "user", "content": 'Säg "hej"'}, {"role": "assistant", "content": "hej\nhej"}]
 ROW = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
+    st.none() | st.booleans() | st.integers() | st.text() | st.text('\\"[{,}]'),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=12,
 )
@@ -134,7 +134,7 @@ def test_a_packed_file_is_refused_naming_what_it_is_and_the_fix(
 
 
 def test_progress_is_told_in_bytes_up_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(containers, "BLOCK", 1 << 16)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "a"}\n' * 20_000)
     told: list[tuple[int, int]] = []
@@ -147,7 +147,8 @@ def test_progress_is_told_in_bytes_up_to_the_end(tmp_path: Path, monkeypatch: py
     assert told[-1] == (280_000, 280_000)
 
 
-def test_progress_in_parquet_is_that_of_its_rows(tmp_path: Path) -> None:
+def test_progress_in_parquet_is_that_of_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_rows, "_AT_ONCE", 1024)
     path = tmp_path / "rows.parquet"
     parquet.write_table(pa.table({"text": ["a"] * 4096}), path)
     told: list[tuple[int, int]] = []
@@ -186,8 +187,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, change:
 def test_a_line_over_the_limit_is_told_with_its_length_and_spoils_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(containers, "LONGEST_ROW", 40)
-    monkeypatch.setattr(containers, "_BLOCK", 16)
+    monkeypatch.setattr(raw_rows, "LONGEST_ROW", 40)
+    monkeypatch.setattr(raw_rows, "BLOCK", 16)
     fits, long = '{"text": "' + "a" * 28 + '"}', '{"text": "' + "a" * 100_000 + '"}'
 
     rows = rows_in(tmp_path / "rows.jsonl", f"{fits}\n{long}\n{fits}\n{long}{end}")
@@ -209,14 +210,14 @@ def test_a_line_over_the_limit_is_told_with_its_length_and_spoils_no_other(
     ascii_only=st.booleans(),
 )
 @example(rows=['\\"', {"a": '"\\'}], indent=None, block=1, ascii_only=False)
+@example(rows=[{"a": "\\", "b": "},"}, {"a": '\\"},'}, {"a": '"},'}, 1], indent=None, block=100, ascii_only=False)
 @example(rows=[{"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": []}}}}}}}}}], indent=2, block=3, ascii_only=True)
 def test_elements_of_an_array_are_found_wherever_blocks_end(
     tmp_path: Path, rows: list[Any], indent: int | None, block: int, ascii_only: bool
 ) -> None:
     content = json.dumps(rows, indent=indent, ensure_ascii=ascii_only)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(containers, "_BLOCK", block)
-        patch.setattr(containers, "_HEAD", 1)
+        patch.setattr(json_array, "BLOCK", block)
 
         found = rows_in(tmp_path / "rows.json", content)
 
@@ -238,8 +239,7 @@ def test_a_broken_array_is_the_same_rows_whatever_the_size_of_blocks(
     path, content = tmp_path / "rows.json", "[" + "".join(pieces)
     whole = rows_in(path, content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(containers, "_BLOCK", block)
-        patch.setattr(containers, "_HEAD", 1)
+        patch.setattr(json_array, "BLOCK", block)
 
         found = rows_in(path, content)
 
@@ -250,8 +250,8 @@ def test_a_broken_array_is_the_same_rows_whatever_the_size_of_blocks(
 def test_an_element_over_the_limit_is_told_with_its_length_and_spoils_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(containers, "LONGEST_ROW", 60)
-    monkeypatch.setattr(containers, "_BLOCK", block)
+    monkeypatch.setattr(json_array, "LONGEST_ROW", 60)
+    monkeypatch.setattr(json_array, "BLOCK", block)
     long = {"text": ["\n[{,}]\\", {"deep": 'b"' * 100}] * 9, "tail": [[1], {}]}
     element = json.dumps(long, indent=1)
 
@@ -267,8 +267,8 @@ def test_an_element_over_the_limit_is_told_with_its_length_and_spoils_no_other(
 def test_an_element_over_the_limit_that_never_ends_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "LONGEST_ROW", 60)
-    monkeypatch.setattr(containers, "_BLOCK", 16)
+    monkeypatch.setattr(json_array, "LONGEST_ROW", 60)
+    monkeypatch.setattr(json_array, "BLOCK", 16)
 
     rows = rows_in(tmp_path / "rows.json", '[{"text": "a"}, {"text": "' + "b" * 500)
 
@@ -327,6 +327,36 @@ def test_cells_that_hold_messages_are_decoded_and_json_that_is_text_stays_text(t
     ]
 
 
+def test_the_history_of_alpaca_is_json_and_its_texts_are_not(tmp_path: Path) -> None:
+    cells = ['[["q", "a"]]', "[1] and", "[2]", "{}"]
+
+    rows = write_csv(tmp_path / "rows.csv", [["history", "instruction", "input", "output"], cells])
+
+    assert good(rows) == [(2, {"history": [["q", "a"]], "instruction": "[1] and", "input": "[2]", "output": "{}"})]
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ('"te"xt,b', "',' expected after '\"'"),
+        ('"text,b', "a quote is never closed"),
+        ("text" * 20, "the row has 81 bytes, and at most 70 are read"),
+    ],
+    ids=["broken", "never closed", "too long"],
+)
+def test_a_csv_header_that_cannot_be_read_is_refused_and_the_next_row_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str, why: str
+) -> None:
+    monkeypatch.setattr(raw_rows, "LONGEST_ROW", 70)
+    path = tmp_path / "rows.csv"
+
+    with pytest.raises(DatasetError) as refused:
+        rows_in(path, f"{header}\ntext\nhello\n")
+
+    assert refused.value.problem == f"The header of {path} cannot be read: {why}."
+    assert "first line" in refused.value.fix
+
+
 def test_what_is_no_csv_is_told_by_its_line_and_spoils_no_other_row(tmp_path: Path) -> None:
     content = 'text,id\ngood,1\na,b,c\n"x"y,2\ngood,3\n"never closed,4\nlost,5\n'
 
@@ -344,11 +374,17 @@ def test_bytes_of_csv_that_are_not_utf8_pass_to_the_row_and_nul_is_told(tmp_path
     assert bad(rows) == [(4, "nul-byte")]
 
 
+def test_a_cell_of_json_stays_json_beside_one_that_is_not_utf8(tmp_path: Path) -> None:
+    rows = rows_in(tmp_path / "rows.csv", b'id;messages\nbl\xe4;[{"role": "user"}]\n')
+
+    assert [row.data for row in rows] == [b'{"id": "bl\xe4", "messages": [{"role": "user"}]}']
+
+
 def test_a_cell_over_the_limit_and_a_line_over_the_limit_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "LONGEST_ROW", 400)
-    monkeypatch.setattr(containers, "_LONGEST_CELL", 50)
+    monkeypatch.setattr(raw_rows, "LONGEST_ROW", 400)
+    monkeypatch.setattr(csv_rows, "_LONGEST_CELL", 50)
 
     rows = write_csv(tmp_path / "rows.csv", [["text"], ["a"], ["b" * 60], ["c" * 500], ["d"], ["e" * 500]])
 
@@ -392,6 +428,63 @@ def test_parquet_gives_nested_rows_without_what_is_null(tmp_path: Path) -> None:
         (2, {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]}),
         (3, {"id": 3}),
     ]
+
+
+NAMED = pa.struct({"name": pa.string(), "number": pa.int64()})
+NESTED = pa.schema(
+    {
+        "texts": pa.list_(pa.large_string()),
+        "pair": pa.list_(NAMED, 2),
+        "objects": pa.large_list(NAMED),
+        "deep": pa.list_(pa.struct({"id": pa.string(), "inner": NAMED, "more": pa.list_(NAMED)})),
+    }
+)
+TURNS = pa.list_(pa.struct({"at": pa.date32(), "text": pa.binary()}))
+TEXTS, NUMBERS = st.none() | st.text(max_size=3), st.none() | st.integers(-(2**63), 2**63 - 1)
+OBJECTS = st.none() | st.fixed_dictionaries({"name": TEXTS, "number": NUMBERS})
+LISTS = st.none() | st.lists(OBJECTS, max_size=3)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {
+                "texts": st.none() | st.lists(TEXTS, max_size=3),
+                "pair": st.none() | st.lists(OBJECTS, min_size=2, max_size=2),
+                "objects": LISTS,
+                "deep": st.none()
+                | st.lists(
+                    st.none() | st.fixed_dictionaries({"id": TEXTS, "inner": OBJECTS, "more": LISTS}), max_size=2
+                ),
+            }
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_nested_parquet_is_what_was_written_but_for_what_is_null_in_objects(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    parquet.write_table(pa.Table.from_pylist(rows, NESTED), tmp_path / "rows.parquet")
+
+    found = [row for _, row in good(RowFile(tmp_path / "rows.parquet"))]
+
+    assert found == [stated(row) for row in rows]
+
+
+def stated(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: stated(item) for name, item in value.items() if item is not None}
+    return [stated(item) for item in value] if isinstance(value, list) else value
+
+
+def test_dates_and_bytes_inside_lists_and_objects_of_parquet_become_text_too(tmp_path: Path) -> None:
+    turns = pa.array([[{"at": 20_000, "text": b"a"}, {"at": None, "text": None}]], TURNS)
+
+    rows = write_parquet(tmp_path / "rows.parquet", {"turns": turns})
+
+    assert good(rows) == [(1, {"turns": [{"at": "2024-10-04", "text": "a"}, {}]})]
 
 
 def test_dates_and_decimals_of_parquet_become_text_and_bytes_what_they_are_in_utf8(tmp_path: Path) -> None:
@@ -448,7 +541,7 @@ def test_parquet_that_is_cut_off_is_refused(tmp_path: Path, keep: int) -> None:
 
 
 def test_a_row_of_parquet_over_the_limit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "LONGEST_ROW", 60)
+    monkeypatch.setattr(raw_rows, "LONGEST_ROW", 60)
 
     rows = write_parquet(tmp_path / "rows.parquet", {"text": ["a", "b" * 60, "c"]})
 

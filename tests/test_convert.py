@@ -161,12 +161,12 @@ NAMED = {"messages": [*CALLING["messages"][:3], turn("tool", "9", tool_call_id="
 @pytest.mark.parametrize(
     ("row", "source", "target", "words"),
     [
-        (LONG, "messages", "prompt_completion", "more than user and assistant (user, assistant, user, assistant)"),
-        (SYSTEM, "messages", "prompt_completion", "more than user and assistant (system, user, assistant)"),
+        (LONG, "messages", "prompt_completion", "it has more than one message of the user and one of the assistant"),
+        (SYSTEM, "messages", "prompt_completion", "it has more than one message of the user and one of the assistant"),
         (ASKING, "messages", "alpaca", "its last question has no answer"),
-        (CALLING, "messages", "alpaca", "tools and calls of them have no place there"),
-        (CHAT | {"tools": [OFFERED]}, "messages", "prompt_completion", "tools and calls of them have no place there"),
-        (NAMED, "messages", "sharegpt", "'tool_call_id' of number 4 in 'messages' of the row has no place there"),
+        (CALLING, "messages", "alpaca", "it has tools or calls of them"),
+        (CHAT | {"tools": [OFFERED]}, "messages", "prompt_completion", "it has tools or calls of them"),
+        (NAMED, "messages", "sharegpt", "'tool_call_id' has no place in sharegpt"),
         (PROMPT, "prompt_completion", "alpaca", "its prompt has not the headings"),
         (
             {"prompt": "### Instruction:\n\n\n### Response:\n", "completion": "Så."},
@@ -186,21 +186,21 @@ NAMED = {"messages": [*CALLING["messages"][:3], turn("tool", "9", tool_call_id="
             CHAT_PAIR | {"prompt": SYSTEM["messages"][:2]},
             "preference_chat",
             "preference",
-            "'prompt' holds more than user",
+            "'prompt' has more than one message of the user",
         ),
         (
             CHAT_PAIR | {"chosen": LONG["messages"][1:]},
             "preference_chat",
             "preference_sharegpt",
-            "'chosen' is 3 turns, and there is place for one",
+            "'chosen' has more than one turn",
         ),
         (
             CHAT_PAIR | {"chosen": [turn("assistant", "Så.", tool_calls=[CALL])]},
             "preference_chat",
             "preference_sharegpt",
-            "'chosen' is 2 turns, and there is place for one",
+            "'chosen' has more than one turn",
         ),
-        (CHAT_PAIR | {"tools": [OFFERED]}, "preference_chat", "preference", "tools and calls of them have no place"),
+        (CHAT_PAIR | {"tools": [OFFERED]}, "preference_chat", "preference", "it has tools or calls of them"),
     ],
 )
 def test_a_row_that_would_lose_something_is_refused_with_what_it_is(

@@ -10,10 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oneseek.config.parse import parse
 from oneseek.config.text import settings_in
 from oneseek.errors import ConfigError
 from oneseek.preflight.finding import Change, Finding
 from oneseek.preflight.fixes import difference, fixed
+from oneseek.preflight.rules import settings_findings
 
 
 def finding(*changes: tuple[str, Any]) -> Finding:
@@ -145,6 +147,20 @@ def test_settings_are_written_where_a_person_would_write_them(
 )  # fmt: skip
 def test_json_keeps_its_form(text: str, change: tuple[str, Any], fixed_text: str) -> None:
     assert fixed(text, ".json", [finding(change)]) == fixed_text
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "fixed_text"),
+    [
+        (".yaml", "training:\n  batchsize: 4\nbf16: true\n", "training:\n  batch_size: 4\n"),
+        (".json", '{"training": {"batchsize": 4}, "bf16": true}', '{"training": {"batch_size": 4}}'),
+        (".toml", "bf16 = true\n\n[training]\nbatchsize = 4\n", "\n[training]\nbatch_size = 4\n"),
+    ],
+)
+def test_an_unknown_key_is_removed_or_moved_to_where_it_belongs(suffix: str, text: str, fixed_text: str) -> None:
+    _, problems = parse(settings_in(text, suffix))
+
+    assert fixed(text, suffix, settings_findings(problems)) == fixed_text
 
 
 def test_an_empty_json_file_is_given_its_braces() -> None:

@@ -263,7 +263,7 @@ def test_a_bad_preference_of_text_is_refused_in_plain_words(row: object, words: 
         ),
         (chat_pair(rejected=[turn("assistant", "ja")]), "'chosen' and 'rejected' are the same"),
         (
-            chat_pair(rejected=[{**turn("assistant", [{"type": "text", "text": "ja"}]), "weight": 0}]),
+            chat_pair(rejected=[{**turn("assistant", [{"type": "text", "text": "ja"}]), "note": 0}]),
             "'chosen' and 'rejected' are the same",
         ),
     ],
@@ -762,3 +762,29 @@ def test_a_good_row_stays_good_and_the_same_when_normalised(row: dict[str, Any],
     assert detect(used) == USED_AS[format]
     assert json.loads(json.dumps(used)) == used
     assert len(row_digest(used)) == 32
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"weight": 0}, "message 2 has weight 0, but every answer of a chat is learned"),
+        ({"function_call": {"name": "f", "arguments": "{}"}}, "message 2 has function_call, which is not read: "),
+        ({"reasoning_content": "Let me see."}, "message 2 has reasoning_content, which is not read: "),
+        ({"weight": 1}, None),
+        ({"function_call": None, "reasoning_content": ""}, None),
+        ({"name": "anna", "id": 7}, None),
+    ],
+    ids=["weight 0", "old call", "thoughts", "weight 1", "empty", "others"],
+)
+def test_a_field_that_would_change_what_is_learned_is_refused_and_no_other(
+    more: dict[str, Any], says: str | None
+) -> None:
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **more}]}
+
+    fault = check_row(row, "messages")
+
+    if says is None:
+        assert fault is None
+    else:
+        assert fault is not None
+        assert (fault.kind, fault.reason.startswith(says)) == ("unsupported-content", True)

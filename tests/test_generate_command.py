@@ -171,7 +171,7 @@ def says(monkeypatch: pytest.MonkeyPatch, line: str, code: int) -> None:
     """A process that prints one line, and some words to its log."""
     script = f"import sys; sys.stdin.readline(); print({line!r}); print('good bye', file=sys.stderr); sys.exit({code})"
 
-    def start(module: str, stderr: Any) -> subprocess.Popen[bytes]:
+    def start(module: str, stderr: Any, threads: int) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
         command = script if line else script.replace("print('');", "")
         return subprocess.Popen([sys.executable, "-c", command], stdin=pipe, stdout=pipe, stderr=stderr)

@@ -453,3 +453,39 @@ def test_ids_are_told_without_importing_any_http_library() -> None:
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert json.loads(told.stdout.replace("'", '"')) == []
+
+
+# -- what a person may have set wrongly ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("HF_TOKEN", "\u043a\u043b\u044e\u0447", "characters that no token has"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "abc", "HF_HUB_DOWNLOAD_TIMEOUT is 'abc'"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "-1", "HF_HUB_DOWNLOAD_TIMEOUT is '-1'"),
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT is not the address of a hub"),
+        ("HF_ENDPOINT", "http://127.0.0.1:99999", "HF_ENDPOINT is not the address of a hub"),
+    ],
+)
+def test_a_variable_of_the_hub_that_cannot_be_is_refused_by_its_name(
+    hub: StandIn, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(HubError) as refused:
+        describe_remote("town/alfa")
+
+    assert says in refused.value.problem
+    assert refused.value.fix
+
+
+def test_a_ref_that_is_no_text_hides_no_other_model(tmp_path: Path) -> None:
+    write_model(tmp_path / "models" / "alfa", vocab=300)
+    broken = tmp_path / "cache" / "models--town--beta"
+    (broken / "refs").mkdir(parents=True)
+    (broken / "refs" / "main").write_bytes(b"\xff\xfe\x00")
+
+    found = discover(tmp_path / "models", tmp_path / "cache")
+
+    assert [info.key for info in found.models] == ["alfa"]

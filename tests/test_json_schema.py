@@ -8,19 +8,19 @@ import jsonschema
 import pytest
 import yaml
 
+from oneseek.config.aliases import ALIASES, TABLE, Alias
 from oneseek.config.json_schema import json_schema
 from oneseek.config.parse import parse
 from oneseek.config.reference import section_of, settings
 from oneseek.config.schema import TrainingConfig
+from oneseek.config.sources import resolve
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = "\n".join(page.read_text() for page in DOCS.rglob("*.md"))
 EXAMPLES = [
     example
     for text in re.findall(r"^```yaml\n(.*?)^```$", PAGES, re.DOTALL | re.MULTILINE)
-    # YAML 1.1 reads 1e-4 as text; an editor, which this schema is for, reads it as the number it is.
-    if (example := yaml.safe_load(re.sub(r"\b(\d)(e-\d)", r"\1.0\2", text))).keys()
-    <= TrainingConfig.model_fields.keys()
+    if (example := yaml.safe_load(text)).keys() <= TrainingConfig.model_fields.keys() | ALIASES.keys()
 ]
 
 
@@ -62,6 +62,10 @@ def test_every_default_is_what_the_schema_describes(validator: Any) -> None:
         {"trainig": {}},
         {"lora": 5},
         {"model": {"base_models": [1]}},
+        {"learning_rate": "fast"},
+        {"lora": {"lora_alpha": -1}},
+        {"training": {"num_epochs": None}},
+        {"training": {"seed": "1.5"}},
     ],
 )
 def test_what_the_parser_refuses_the_schema_refuses(raw: dict[str, Any], validator: Any) -> None:
@@ -77,6 +81,10 @@ def test_what_the_parser_refuses_the_schema_refuses(raw: dict[str, Any], validat
         {"training": {"sample_prompts": "Why?"}},
         {"per_model": {"a": {"lora": {"target_modules": ["x"]}}}},
         {"model": {"name": None}},
+        {"training": {"learning_rate": "1e-4", "num_epochs": "3", "seed": " +4.0 "}},
+        {"data": {"validation_split": ".5"}, "lora": {"alpha": "16."}},
+        {"training": None, "per_model": None, "adaptive_weights": {"adjust_strategy": None}},
+        {"per_model": {"a": None, "b": {"lora": None, "training": {"learning_rate": "1e-4"}}}},
     ],
 )
 def test_what_the_parser_takes_the_schema_takes(raw: dict[str, Any], validator: Any) -> None:
@@ -84,11 +92,33 @@ def test_what_the_parser_takes_the_schema_takes(raw: dict[str, Any], validator: 
     validator.validate(raw)
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"learning_rate": "1e-4", "lora_rank": 4, "lora_alpha": None},
+        {"load_in_4bit": True, "datasets": [{"path": "a.jsonl", "type": "alpaca"}], "lora_target": "all"},
+        {"lora": {"lora_alpha": 8}, "per_model": {"a": {"lora": {"lora_alpha": 8}}}},
+    ],
+)
+def test_names_of_other_tools_are_taken_where_they_may_stand(raw: dict[str, Any], validator: Any) -> None:
+    assert resolve(file=None, environment={}, flags=raw).problems == ()
+    validator.validate(raw)
+
+
+@pytest.mark.parametrize("alias", TABLE, ids=lambda alias: alias.name)
+def test_every_alias_is_deprecated_and_names_its_setting(alias: Alias) -> None:
+    said = json_schema()["properties"][alias.name]
+
+    assert said["deprecated"] is True
+    assert alias.field in said["description"]
+
+
 def test_recommended_ranges_units_meanings_and_defaults_are_in_the_schema() -> None:
     assert described("training.num_epochs") == {
-        "type": "integer",
-        "exclusiveMinimum": 0,
-        "maximum": 1_000_000,
+        "anyOf": [
+            {"type": "integer", "exclusiveMinimum": 0, "maximum": 1_000_000},
+            {"type": "string", "pattern": r"^\s*[+-]?\d+(\.0*)?\s*$"},
+        ],
         "default": 3,
         "description": settings()["training.num_epochs"].text,
         "x-recommended": [1, 10],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from oneseek import child
 from oneseek.datasets.formats import UsedFormat
 from oneseek.datasets.limited import Answer, Order, PromptTokens, RowTokens, Traits, Trouble, judged, measured
 from oneseek.datasets.tokens import IGNORED, encoder_of
-from oneseek.errors import ModelError
+from oneseek.errors import DatasetError, ModelError
 from oneseek.registry.capabilities import ModelInfo
 from oneseek.registry.discover import describe
 from support.tiny_models import CHAT_TEMPLATE, chat_rows, write_tokenizer
@@ -130,9 +132,90 @@ def test_a_template_that_always_loops_is_a_trouble_of_the_model(model: ModelInfo
     (trouble,) = answers(templated(model, LOOP), ROWS)
 
     assert trouble == Trouble(
-        f"{model.display_name}: The chat template runs longer than 2 s.",
+        f"{model.display_name}: The chat template is not loaded and tried in time.",
         "Mend the base model's chat template, or select another base model.",
     )
+
+
+def test_a_template_that_computes_for_ever_while_it_compiles_is_killed(model: ModelInfo) -> None:
+    (trouble,) = answers(templated(model, "{{ 9 ** (9 ** 9) }}" + CHAT_TEMPLATE), ROWS)
+
+    assert isinstance(trouble, Trouble)
+    assert trouble.problem == f"{model.display_name}: The chat template is not loaded and tried in time."
+
+
+def test_a_template_that_loops_on_a_prompt_is_killed_and_the_prompt_named(model: ModelInfo) -> None:
+    bomb = templated(model, "{% if messages[0].content == 'loop' %}" + LOOP + "{% endif %}" + CHAT_TEMPLATE)
+
+    *_, good, bad = answers(bomb, [], prompts={2: "Open?", 5: "loop", 6: "Closed?"})
+
+    assert isinstance(good, PromptTokens)
+    assert (good.number, good.refusal) == (2, None)
+    assert bad == PromptTokens(number=5, refusal="The chat template runs longer than 2 s.")
+
+
+def test_all_rows_together_may_take_no_more_than_their_time(model: ModelInfo) -> None:
+    slow = templated(
+        model, "{% for a in range(99999) %}{% for b in range(20) %}{% endfor %}{% endfor %}" + CHAT_TEMPLATE
+    )
+
+    *_, bad = answers(slow, ROWS * 200, seconds=3)
+
+    assert isinstance(bad, RowTokens)
+    assert bad.refusal == "The chat template takes more than 3 s for all rows."
+
+
+def test_what_the_rows_raise_is_raised(model: ModelInfo) -> None:
+    def broken() -> Iterator[tuple[int, dict[str, Any]]]:
+        yield ROWS[0]
+        raise DatasetError("It changed.", "Wait.")
+
+    with pytest.raises(DatasetError, match=r"It changed\."):
+        list(measured(model, "messages", broken(), 2048))
+
+
+def test_tokens_are_counted_before_a_row_is_cut_to_the_context_too(model: ModelInfo) -> None:
+    narrow = msgspec.structs.replace(model, context_length=5)
+
+    _, row = answers(narrow, [ROWS[0]])
+
+    assert isinstance(row, RowTokens)
+    assert row.tokens == len(encoder_of(model, "messages", 2048).encode(ROWS[0][1])[0].input_ids) > 5
+    assert (row.truncated, row.comparable) == (True, False)
+
+
+@pytest.mark.parametrize(("limit", "learnable"), [(3, False), (2048, True)])
+def test_a_pair_that_is_the_same_once_it_is_cut_prefers_nothing(model: ModelInfo, limit: int, learnable: bool) -> None:
+    plain = msgspec.structs.replace(model, chat_template=None)
+    row = {"prompt": "a", "chosen": "bbbbbbbb x", "rejected": "bbbbbbbb y"}
+
+    _, pair = answers(plain, [(1, row)], format="preference", max_length=limit)
+
+    assert isinstance(pair, RowTokens)
+    assert pair.supervised > 0
+    assert pair.learnable is learnable
+
+
+def test_a_text_that_is_too_long_to_be_tokenised_is_refused_for_its_length(model: ModelInfo) -> None:
+    plain = msgspec.structs.replace(model, chat_template=None)
+
+    _, row = answers(plain, [(3, {"text": "z" * 4_000_001})], format="text")
+
+    assert isinstance(row, RowTokens)
+    assert row.refusal == "The row has 4,000,005 characters; more than 4,000,000 are not tokenised."
+
+
+def test_the_process_of_a_template_has_no_secret(model: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    process = child.start("oneseek.datasets.limited", subprocess.DEVNULL)
+    assert process.stdin is not None
+    try:
+        environment = Path(f"/proc/{process.pid}/environ")
+        if environment.exists():
+            assert b"hf_secret" not in environment.read_bytes()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(

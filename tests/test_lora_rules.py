@@ -58,6 +58,30 @@ def test_the_fix_for_one_of_several_models_leaves_the_others_alone(tmp_path: Pat
     assert own.field == own.changes[0].field == "per_model.gpt-2.lora.target_modules"
 
 
+def test_where_every_model_that_reads_it_fails_the_fix_is_the_setting_of_all(tmp_path: Path) -> None:
+    gpt2 = describe(write_model(tmp_path / "gpt-2", family="gpt2"))
+    llama = describe(write_model(tmp_path / "llama"))
+
+    both = found([llama, gpt2], ["Wqkv"])
+    spared = found([llama, gpt2], ["Wqkv"], llama={"target_modules": ["q_proj"]})
+
+    assert [(finding.model, finding.changes) for finding in both] == [
+        ("llama", (Change("lora.target_modules", "auto"),)),
+        ("gpt-2", (Change("lora.target_modules", "auto"),)),
+    ]
+    assert both[1].fix == ("It has c_attn, c_fc, c_proj. Set lora.target_modules to 'auto', which suits each model.")
+    assert [finding.changes for finding in spared] == [(Change("lora.target_modules", "auto"),)]
+
+
+def test_a_selected_model_that_could_not_be_judged_keeps_the_setting_of_all(tmp_path: Path) -> None:
+    gpt2 = describe(write_model(tmp_path / "gpt-2", family="gpt2"))
+    config, _ = parse({"model": {"base_models": ["gpt-2", "gone"]}, "lora": {"target_modules": ["q_proj"]}})
+
+    (finding,) = lora.lora_targets_exist(config, Facts(models=(gpt2,)))
+
+    assert finding.changes == (Change("per_model.gpt-2.lora.target_modules", "auto"),)
+
+
 def test_the_modules_that_a_model_has_are_allowed(tmp_path: Path) -> None:
     gpt2 = describe(write_model(tmp_path / "gpt-2", family="gpt2"))
 

@@ -7,9 +7,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from oneseek.cli import oneseek
+from oneseek.registry.discover import describe
 from support.base_models import write_model
 
 
@@ -64,7 +66,7 @@ def test_a_template_that_never_ends_is_stopped_and_the_rest_is_shown(tmp_path: P
 
     text = shown(tmp_path, "endless")
 
-    assert "runs longer than" in text
+    assert "is not loaded and tried in time" in text
     assert "q_proj" in text
 
 
@@ -86,3 +88,41 @@ def test_a_model_that_names_code_is_shown_as_refused(tmp_path: Path) -> None:
 
     assert problem["kind"] == "foreign-code"
     assert "not run" in problem["problem"]
+
+
+def test_a_list_in_a_narrow_terminal_keeps_keys_whole_and_says_below_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "ekvik-llama-3-1-8b-instruct-swedish"
+    write_model(tmp_path / key)
+    write_model(tmp_path / "old").joinpath("model.safetensors").rename(tmp_path / "old" / "pytorch_model.bin")
+    (tmp_path / "old" / "tokenizer.json").unlink()
+    monkeypatch.setattr("oneseek.cli.output.PIPE_WIDTH", 80)
+
+    done = CliRunner().invoke(oneseek, ["models", "list", "--models-dir", str(tmp_path)])
+
+    problems = [f"✗ old: {trouble.problem} {trouble.fix}" for trouble in describe(tmp_path / "old").problems]
+    table, notes = done.output.split("\n✗", maxsplit=1)
+    assert key in table
+    assert "…" not in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert "Type oneseek" not in table
+    assert len(problems) == 2
+    assert f"✗{notes}".splitlines() == problems
+
+
+def test_what_is_long_in_a_narrow_terminal_never_begins_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "chatty", vocab=300)
+    monkeypatch.setattr("oneseek.cli.output.PIPE_WIDTH", 60)
+
+    lines = shown(tmp_path, "chatty").splitlines()
+
+    (chat,) = [line for line in lines if line.startswith("  chat template ")]
+    assert chat.endswith("takes no tools")
+
+
+def test_parameters_that_nothing_tells_are_not_called_0(tmp_path: Path) -> None:
+    write_model(tmp_path / "old").joinpath("model.safetensors").rename(tmp_path / "old" / "pytorch_model.bin")
+
+    assert "  parameters    not known\n" in shown(tmp_path, "old")
+    assert document(tmp_path, "old")["parameters"] == 0

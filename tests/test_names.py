@@ -120,3 +120,20 @@ def test_what_is_no_version_is_refused(text: str) -> None:
 )
 def test_the_version_of_a_file_is_read_from_its_name(file: str, version: tuple[int, int] | None) -> None:
     assert names.version_of_file(file) == version
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_960, "1.0 MB"),
+        (2_100_000, "2.1 MB"),
+        (2_940_000_000, "2.94 GB"),
+        (999_999_999_999, "1.00 TB"),
+        (1_500_000_000_000_000, "1500.00 TB"),
+    ],
+)
+def test_a_size_is_written_in_the_largest_unit_of_which_there_is_one(count: int, text: str) -> None:
+    assert names.size(count) == text

@@ -99,7 +99,7 @@ def test_a_dataset_of_preferences_is_refused_until_the_method_fits_it(home: Path
     _, allowed = judged(home, rows, "chatty-1b", "dpo")
 
     assert refused.rule == "dataset-fits-method"
-    assert "training.method: dpo" in refused.fix
+    assert "training.method to 'dpo'" in refused.fix
     assert allowed == ()
 
 
@@ -115,7 +115,7 @@ def test_messages_beside_a_preference_change_nothing(home: Path, pair: dict[str,
     assert facts.dataset is not None
     assert [sample.row for sample in facts.dataset.samples] == bare
     assert refused.rule == "dataset-fits-method"
-    assert refused.fix.startswith("Set training.method: dpo, or keep only `messages`")
+    assert refused.fix.startswith("Set training.method to 'dpo', or keep only `messages`")
 
 
 def test_a_first_row_with_a_field_of_another_kind_is_the_only_one_refused(home: Path) -> None:

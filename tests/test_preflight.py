@@ -15,6 +15,7 @@ from oneseek.config.parse import parse
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import METHOD_OF, Format, row_digest
 from oneseek.datasets.scan import ProblemGroup, RowProblem, Sample, Scan
+from oneseek.datasets.split import split
 from oneseek.estimate import memory_of
 from oneseek.files.layout import Home
 from oneseek.names import nothing_selected
@@ -86,7 +87,7 @@ ROW_OF: dict[Format, Callable[[int], dict[str, Any]]] = {
 def dataset(form: Format = "messages", rows: int = 20, bad: int = 0, equal: bool = False) -> Scan:
     numbers = [0 if equal else number for number in range(rows)]
     made = with_rows(form, tuple(ROW_OF[form](number) for number in numbers))
-    reasons = tuple(RowProblem(line, "empty-content", f"reason {line}") for line in range(1, min(bad, 3) + 1))
+    reasons = tuple(RowProblem(line, f"reason {line}") for line in range(1, min(bad, 3) + 1))
     group = ProblemGroup(kind="empty-content", count=bad, examples=reasons)
     return msgspec.structs.replace(made, problems=(group,) if bad else ())
 
@@ -250,7 +251,7 @@ def test_bad_rows_are_one_finding_with_the_count_and_three_lines_of_each_kind(ba
 
     head, *lines = finding.problem.splitlines()
     assert finding.rule == "dataset-rows-are-good"
-    assert head == f"{bad} row{'s' * (bad > 1)} of town.jsonl cannot be used:"
+    assert head == f"{bad} of {bad + 20} rows of town.jsonl cannot be used:"
     assert lines[0] == "  line 1: reason 1"
     assert (len(lines), lines[-1].endswith(last)) == (shown, True)
 
@@ -298,7 +299,7 @@ def test_preferences_without_dpo_are_refused_with_both_fixes(form: Format) -> No
     assert "`prompt`, `chosen` and `rejected`" in finding.problem
     assert "training.method is 'sft'" in finding.problem
     assert finding.fix == (
-        "Set training.method: dpo, or keep only `messages`, or `text`, or `prompt` and `completion` in the rows."
+        "Set training.method to 'dpo', or keep only `messages`, or `text`, or `prompt` and `completion` in the rows."
     )
 
 
@@ -308,7 +309,7 @@ def test_dpo_without_preferences_is_refused_with_both_fixes(form: Format) -> Non
 
     assert (finding.rule, finding.severity, finding.field) == ("dataset-fits-method", "error", "training.method")
     assert "training.method is 'dpo'" in finding.problem
-    assert finding.fix.startswith("Set training.method: sft, or ")
+    assert finding.fix.startswith("Set training.method to 'sft', or ")
     assert "`chosen` and `rejected` as text, or `prompt`, `chosen` and `rejected` as messages" in finding.fix
 
 
@@ -482,7 +483,7 @@ def test_every_changed_setting_of_dpo_is_a_warning_without_it() -> None:
         ("dpo-settings-are-read", "warning", "dpo.loss"),
     ]
     assert findings[0].problem == "dpo.beta is 0.3, but training.method is 'sft', which does not read it."
-    assert findings[0].fix == "Set training.method: dpo, or remove dpo.beta."
+    assert findings[0].fix == "Set training.method to 'dpo', or remove dpo.beta."
 
 
 def test_settings_of_dpo_that_are_the_default_are_allowed_without_it() -> None:
@@ -599,9 +600,14 @@ def test_a_template_that_cannot_be_used_at_all_is_an_error_of_its_model() -> Non
 @pytest.mark.parametrize(
     ("lines", "severity", "words"),
     [
-        ((4,), "warning", "1 row of 20 rows"),
-        (tuple(range(1, 21)), "error", "none of 20 rows of town.jsonl has a token"),
+        ((4,), "warning", "in 1 of 20 rows of town.jsonl (line 4)."),
+        (
+            tuple(range(1, 21)),
+            "error",
+            "in 20 of 20 rows of town.jsonl (lines 1, 2, 3, …), among them all rows to train",
+        ),
     ],
+    ids=["one", "all"],
 )
 def test_rows_without_a_token_to_learn_are_said(lines: tuple[int, ...], severity: str, words: str) -> None:
     (finding,) = check(config_for(), facts(tokens={"llama": tokens(unlearnable=lines)}))
@@ -610,10 +616,29 @@ def test_rows_without_a_token_to_learn_are_said(lines: tuple[int, ...], severity
     assert words in finding.problem
 
 
+def test_a_side_of_the_split_without_a_token_to_learn_is_refused() -> None:
+    rows = dataset()
+    aside = tuple(rows.lines[split(rows.digests, 0.1, 42).validation].tolist())
+
+    (finding,) = check(config_for(), facts(dataset=rows, tokens={"llama": tokens(unlearnable=aside)}))
+    (sampled,) = check(config_for(), facts(dataset=rows, tokens={"llama": tokens(unlearnable=aside, all_rows=False)}))
+
+    assert finding.severity == "error"
+    assert finding.problem.endswith("among them all rows to validate on.")
+    assert sampled.severity == "warning"
+
+
+def test_quarantine_that_would_leave_no_row_is_refused() -> None:
+    findings = check(config_for(data={"bad_rows": "quarantine"}), facts(dataset=dataset(rows=0, bad=3)))
+
+    assert ids(findings) == ["some-row-is-left", "dataset-rows-are-good"]
+    assert findings[0].problem == "None of the 3 rows of town.jsonl can be used."
+
+
 def test_a_sample_is_called_one() -> None:
     (finding,) = check(config_for(), facts(tokens={"llama": tokens(unlearnable=(4, 5, 6, 7), all_rows=False)}))
 
-    assert "4 rows of 20 rows (sampled)" in finding.problem
+    assert "4 of 20 rows (sampled)" in finding.problem
     assert "(lines 4, 5, 6, …)" in finding.problem
 
 

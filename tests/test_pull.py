@@ -25,6 +25,7 @@ from oneseek.events.wire import wire
 from oneseek.files.durable import LinksUnsupportedError
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.journal.file import read
+from oneseek.names import size
 from oneseek.registry import pull as pulling
 from oneseek.registry.discover import digests, discover, is_whole
 from oneseek.registry.hub import HubError, describe_remote
@@ -140,8 +141,31 @@ def test_progress_only_grows_and_ends_at_everything(hub: StandIn, model: Path, c
     total = sum(file.stat().st_size for file in model.iterdir())
     assert all(before.done <= after.done for before, after in pairwise(told))
     assert (told[-1].done, told[-1].total) == (total, total)
-    assert told[-1].bytes_per_second > 0
-    assert told[-1].seconds_left == 0
+
+
+def test_a_rate_is_told_only_after_a_second_of_downloading(
+    hub: StandIn, model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(ID, model)
+    early: list[PullProgress] = []
+    late: list[PullProgress] = []
+
+    pulled(cache, tell=early.append)
+    monkeypatch.setattr(pulling, "_RATE_AFTER_SECONDS", 0.0)
+    pulled(cache.with_name("another"), tell=late.append)
+
+    assert {progress.bytes_per_second for progress in early} == {0.0}
+    assert late[-1].bytes_per_second > 0
+    assert late[-1].seconds_left == 0
+
+
+def test_nothing_is_told_twice(hub: StandIn, model: Path, cache: Path) -> None:
+    hub.add(ID, model)
+    told: list[PullProgress] = []
+
+    pulled(cache, tell=told.append)
+
+    assert len({progress.done for progress in told}) == len(told)
 
 
 def test_time_left_follows_from_the_rate() -> None:
@@ -343,7 +367,7 @@ def test_too_little_disk_is_refused_with_the_numbers(
     hub.add(ID, model)
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(0, 0, 1000))
 
-    with pytest.raises(HubError, match=r"takes 0\.00 GB more.*HF_HUB_CACHE") as refused:
+    with pytest.raises(HubError, match=r"takes \d+\.\d kB more.*; 1\.0 kB are free.*HF_HUB_CACHE") as refused:
         look_up(ID, cache)
 
     assert refused.value.kind == "disk"
@@ -562,10 +586,10 @@ def test_pull_says_what_it_fetches_and_where_it_is(hub: StandIn, model: Path, ca
 
     said = say("pull", ID)
 
+    total = sum(file.stat().st_size for file in model.iterdir())
+    (found,) = discover(cache.with_name("none"), cache).models
     assert said.code == 0
-    assert f"✓ {ID}: {cache}" in said.out
-    assert " / " in said.out
-    assert "0 s left" in said.out
+    assert said.out.splitlines()[-2:] == [f"{ID}: {(all_of := size(total))} / {all_of}", f"✓ {ID}: {found.path}"]
 
 
 def test_pull_tells_programs_line_by_line(hub: StandIn, model: Path, say: Any) -> None:
@@ -575,9 +599,18 @@ def test_pull_tells_programs_line_by_line(hub: StandIn, model: Path, say: Any) -
 
     total = sum(file.stat().st_size for file in model.iterdir())
     assert {line["type"] for line in progress} == {"download_progress"}
-    assert (progress[-1]["done"], progress[-1]["total"], progress[-1]["seconds_left"]) == (total, total, 0)
+    assert [(line["done"], line["total"]) for line in progress].count((total, total)) == 1
     assert (last["type"], last["model"], last["revision"]) == ("pulled", ID, commit)
     assert is_whole(Path(last["path"]))
+
+
+def test_pull_of_a_name_that_nothing_here_has_says_how_the_hub_writes_names(say: Any, hub: StandIn) -> None:
+    said = say("pull", "mistral-7b")
+
+    assert said.code == 2
+    assert "'mistral-7b'" in said.err
+    assert "ORG/NAME" in said.err
+    assert hub.requests == []
 
 
 def test_pull_of_a_gated_model_says_what_to_do(hub: StandIn, model: Path, say: Any) -> None:
@@ -621,7 +654,7 @@ def test_list_says_which_models_of_the_cache_are_passed_over(
     write_model(tmp_path / "home" / "models" / "alfa-1b")
 
     said = say("list")
-    (told,) = json.loads(say("list", "--json").out)
+    (told,) = json.loads(say("list", "--json").out)["models"]
 
     assert "passed over" in said.out
     assert (told["source"], told["hub_id"], told["shadows"]) == ("directory", None, [str(path)])
@@ -634,6 +667,51 @@ def test_show_describes_a_model_on_the_hub(hub: StandIn, model: Path, say: Any) 
 
     assert (told["source"], told["hub_id"], told["revision"], told["usable"]) == ("hub", ID, commit, True)
     assert told["missing_bytes"] > 0
+
+
+def test_show_of_a_model_on_the_hub_says_what_it_takes_and_names_no_place(
+    hub: StandIn, model: Path, cache: Path, say: Any
+) -> None:
+    hub.add(ID, model)
+
+    said = say("show", ID).out
+
+    assert f"  here          ⬇ {size(sum(file.stat().st_size for file in model.iterdir()))}\n" in said
+    assert str(cache) not in said
+    say("pull", ID)
+    assert "  here          ✓ cached\n" in (said := say("show", ID).out)
+    assert str(cache) in said
+
+
+def test_a_model_without_safetensors_on_the_hub_leads_nobody_in_a_circle(
+    hub: StandIn, model: Path, say: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in model.glob("*.safetensors*"):
+        file.unlink()
+    (model / "pytorch_model.bin").write_bytes(b"pickle")
+    hub.add(ID, model)
+    monkeypatch.setattr("oneseek.cli.models.convert_model", lambda _: pytest.fail("nothing is here to convert"))
+
+    said = {command: say(command, ID) for command in ("show", "pull", "convert")}
+
+    assert [told.code for told in said.values()] == [0, 2, 2]
+    assert "parameters    not known\n" in said["show"].out
+    for told in said.values():
+        assert f"hf download {ID}" in " ".join((told.out + told.err).split())
+
+
+def test_convert_of_a_model_with_safetensors_says_that_there_is_nothing_to_do(
+    hub: StandIn, model: Path, cache: Path, say: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(ID, model)
+    monkeypatch.setattr("oneseek.cli.models.convert_model", lambda _: pytest.fail("there is nothing to convert"))
+
+    away = say("convert", ID)
+    pulled(cache)
+    here = say("convert", "alfa-1b")
+
+    assert [away.code, here.code] == [2, 2]
+    assert all("has safetensors already" in said.err for said in (away, here))
 
 
 def test_ctrl_c_in_a_pull_says_that_it_can_go_on(hub: StandIn, model: Path, cache: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneseek.datasets.formats import row_digest
+from oneseek.datasets.formats import COLUMNS_OF, FIELDS_OF, row_digest
 from oneseek.datasets.read import Dataset, JudgedRow, read_dataset, rows_of
 from oneseek.errors import DatasetError
 
@@ -179,6 +180,18 @@ def test_a_judged_row_holds_its_bytes_and_what_they_decode_to(data: Path) -> Non
     assert broken.fault is not None
 
 
+def test_rows_that_changed_since_they_were_read_before_are_refused_after_the_last(data: Path) -> None:
+    before = read(data, '{"text": "a"}\n').sha256
+
+    assert len(list(rows_of(data, sha256=before))) == 1
+    for content in ('{"text": "b"}\n', '{"other": 1}\n'):
+        data.write_text(content)
+        again = rows_of(data, sha256=before)
+        next(again)
+        with pytest.raises(DatasetError, match=f"The dataset {data} changed after it was first read"):
+            next(again)
+
+
 def test_digests_are_the_first_bytes_of_those_of_the_normalised_rows(data: Path) -> None:
     dataset = read(data, '{"text": "a", "id": 1}\n{"id": 2, "text": "a"}\n{"text": "b"}')
 
@@ -240,6 +253,18 @@ def test_rows_of_an_unknown_format_are_refused_naming_the_fields_found(data: Pat
     assert error.problem == f"No row of {data} can be used; line 2: {known}."
     assert "`prompt` and `completion`" in error.fix
     assert "`prompt`, `chosen` and `rejected`" in error.fix
+
+
+def test_the_fix_names_each_field_that_a_format_needs_and_says_nothing_twice(data: Path) -> None:
+    fix = refusal(data, '{"a": 1}').fix
+
+    ways = fix.removeprefix("Give every row ").removesuffix(".").split(", or ")
+    named = {frozenset(re.findall("`([a-z]+)`", way)) for way in ways}
+    assert len(named) == len(ways)
+    assert {fields - {"prompt"} for fields in named} == {
+        frozenset(fields) - {"prompt"} for fields in FIELDS_OF.values()
+    }
+    assert all(COLUMNS_OF[form].keys() >= set(fields) for form, fields in FIELDS_OF.items())
 
 
 def test_a_file_of_prose_is_refused_naming_its_first_fault(data: Path) -> None:

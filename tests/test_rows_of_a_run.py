@@ -38,7 +38,7 @@ def test_bad_rows_refuse_a_run_unless_they_are_to_be_quarantined(town: Town) -> 
         town.train(training__num_epochs=1)
     directory, state = town.train(training__num_epochs=1, data__bad_rows="quarantine")
 
-    assert "2 rows" in refused.value.findings[0].problem
+    assert "2 of 15 rows" in refused.value.findings[0].problem
     used = state.accepted.dataset
     assert (used.training_rows + used.validation_rows, used.quarantined_rows) == (13, 2)
     kept = [json.loads(line) for line in directory.quarantine.read_text().splitlines()]

@@ -56,8 +56,8 @@ def test_bad_rows_are_counted_by_kind_and_three_of_each_are_shown(data: Path) ->
 
     problems = scan(data).problems
 
-    empty = tuple(RowProblem(line, "empty-content", "'text' is empty") for line in (2, 4, 6))
-    broken = tuple(RowProblem(line, "broken-json", "broken JSON: it ends too early") for line in (3, 5, 7))
+    empty = tuple(RowProblem(line, "'text' is empty") for line in (2, 4, 6))
+    broken = tuple(RowProblem(line, "broken JSON: it ends too early") for line in (3, 5, 7))
     assert problems == (
         ProblemGroup(kind="empty-content", count=5, examples=empty),
         ProblemGroup(kind="broken-json", count=5, examples=broken),

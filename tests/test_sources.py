@@ -333,3 +333,24 @@ def test_a_file_that_is_not_there_not_a_file_too_large_or_not_text_is_refused(tm
             load(tmp_path / name)
         assert name.strip("a\0") in refused.value.problem
         assert refused.value.fix
+
+
+def test_only_what_is_wrong_in_the_file_carries_a_change_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("training: {batchsize: 4}\noutput: {version: 1.0}")
+
+    written = resolve(file=tmp_path / "a.yaml", environment={}, flags={})
+    above = resolve(file=tmp_path / "a.yaml", environment={"ONESEEK_TRAINING__BATCHSIZE": "4"}, flags={})
+    sent = resolve(file=None, environment={}, flags={"data.r": 8}, body={"output": {"version": 1.0}})
+
+    assert {problem.field: bool(problem.changes) for problem in written.problems} == {
+        "training.batchsize": True,
+        "output.version": True,
+    }
+    assert {problem.field: bool(problem.changes) for problem in above.problems} == {
+        "training.batchsize": False,
+        "output.version": True,
+    }
+    assert {problem.field: bool(problem.changes) for problem in sent.problems} == {
+        "data.r": False,
+        "output.version": False,
+    }

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 
 from oneseek.datasets import statistics
 from oneseek.datasets.limited import RowTokens
-from oneseek.datasets.statistics import HISTOGRAM, Lengths, characters, lengths, model_statistics, token_statistics
-from oneseek.errors import ModelError
+from oneseek.datasets.statistics import (
+    HISTOGRAM,
+    Lengths,
+    characters,
+    file_statistics,
+    lengths,
+    model_statistics,
+    token_statistics,
+)
+from oneseek.errors import DatasetError, ModelError
 from oneseek.registry.capabilities import ModelInfo
 from oneseek.registry.discover import describe
 from support.base_models import write_model
@@ -180,6 +188,35 @@ def test_counts_that_cannot_be_kept_are_told_all_the_same(
 
     assert found.tokens.rows == 3
     assert "are not kept" in caplog.text
+
+
+def test_a_model_that_cannot_be_used_keeps_no_other_from_being_counted(model: ModelInfo, tmp_path: Path) -> None:
+    broken = describe(write_model(tmp_path / "broken", tokenizer=False))
+    (tmp_path / "rows.jsonl").write_text('{"text": "abc"}\n{"text": ""}\n{"text": "ab"}\n')
+
+    found = file_statistics(tmp_path / "rows.jsonl", [broken, model], 16, tmp_path / "kept")
+
+    assert list(found.unusable) == ["broken"]
+    assert "no tokenizer.json" in found.unusable["broken"].problem
+    assert found.unusable["broken"].fix
+    assert found.models["model"].tokens == lengths([5, 4])
+    assert [(group.kind, group.count) for group in found.bad_rows] == [("empty-content", 1)]
+
+
+@pytest.mark.parametrize("reading", ["Counting characters", "Counting tokens of model"])
+def test_a_file_that_changes_between_its_readings_is_refused_and_nothing_is_kept(
+    model: ModelInfo, tmp_path: Path, reading: str
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "abc"}\n')
+
+    def change(what: str) -> None:
+        if what == reading:
+            rows.write_text('{"text": "abcd"}\n')
+
+    with pytest.raises(DatasetError, match="changed after it was first read"):
+        file_statistics(rows, [model], 16, tmp_path / "kept", change)
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

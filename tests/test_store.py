@@ -9,11 +9,14 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 
 from oneseek.datasets import store
+from oneseek.datasets.scan import ProblemGroup, RowProblem
 from oneseek.datasets.store import LONGEST_NAME, Stored, add, find, get, listing, path_of, remove
 from oneseek.errors import DatasetError, StorageError
 from oneseek.files.durable import copy_file
@@ -44,7 +47,7 @@ def sha256(text: str) -> str:
 
 
 def test_a_dataset_is_kept_under_the_hash_of_its_content_with_what_is_known_of_it(home: Home, file: Path) -> None:
-    stored = add(home, file, now=lambda: datetime(2026, 11, 21, 7, 19, tzinfo=UTC))
+    stored, _ = add(home, file, now=lambda: datetime(2026, 11, 21, 7, 19, tzinfo=UTC))
 
     assert stored == Stored(
         name="rows.jsonl",
@@ -53,7 +56,10 @@ def test_a_dataset_is_kept_under_the_hash_of_its_content_with_what_is_known_of_i
         format="text",
         container="jsonl",
         rows=2,
-        bad_rows={"empty-content": 1, "wrong-type": 1},
+        bad_rows=(
+            ProblemGroup(kind="empty-content", count=1, examples=(RowProblem(3, "'text' is empty"),)),
+            ProblemGroup(kind="wrong-type", count=1, examples=(RowProblem(4, "'text' is a number, not text"),)),
+        ),
         added_at="2026-11-21T07:19:00Z",
     )
     assert path_of(home, stored).read_text() == ROWS
@@ -62,21 +68,44 @@ def test_a_dataset_is_kept_under_the_hash_of_its_content_with_what_is_known_of_i
 
 
 def test_the_same_content_is_one_entry_and_a_new_name_renames_it(home: Home, file: Path, tmp_path: Path) -> None:
-    first = add(home, file)
+    first, _ = add(home, file)
 
     again = add(home, write(tmp_path / "copy.jsonl", ROWS))
-    renamed = add(home, file, "town")
+    renamed, before = add(home, file, "town")
 
-    assert again == first
-    assert (renamed.name, renamed.added_at) == ("town", first.added_at)
+    assert again == (first, None)
+    assert (renamed.name, renamed.added_at, before) == ("town", first.added_at, "rows.jsonl")
     assert listing(home).datasets == (renamed,)
+    assert add(home, file, "town") == (renamed, None)
+
+
+@pytest.mark.parametrize("name", [None, "rows.jsonl"], ids=["its own", "given"])
+@pytest.mark.parametrize("there", [False, True], ids=["new", "kept already"])
+def test_a_name_that_other_content_has_is_refused_with_that_one_named(
+    home: Home, file: Path, tmp_path: Path, name: str | None, there: bool
+) -> None:
+    first, _ = add(home, file)
+    (tmp_path / "other").mkdir()
+    other = write(tmp_path / "other" / "rows.jsonl", '{"text": "three"}\n')
+    if there:
+        add(home, other, "town")
+        name = "rows.jsonl"
+    before = listing(home)
+
+    with pytest.raises(DatasetError, match=r"'rows\.jsonl' is taken") as caught:
+        add(home, other, name)
+
+    assert first.sha256[:12] in caught.value.problem
+    assert f"oneseek data remove {first.sha256[:12]}" in caught.value.fix
+    assert listing(home) == before
+    assert get(home, "rows.jsonl") == first
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
 def test_every_container_is_kept_with_its_ending_and_found(home: Home, tmp_path: Path, ending: str) -> None:
     texts = {"jsonl": '{"text": "one"}\n', "json": '[{"text": "one"}]', "csv": "text\none\n"}
 
-    stored = add(home, write(tmp_path / f"rows.{ending}", texts[ending]))
+    stored, _ = add(home, write(tmp_path / f"rows.{ending}", texts[ending]))
 
     assert stored.container == ending
     assert find(home, f"rows.{ending}") == home.datasets / f"{stored.sha256}.{ending}"
@@ -84,7 +113,7 @@ def test_every_container_is_kept_with_its_ending_and_found(home: Home, tmp_path:
 
 @pytest.mark.parametrize("length", [8, 12, 64])
 def test_a_dataset_is_found_by_its_name_and_by_the_beginning_of_its_hash(home: Home, file: Path, length: int) -> None:
-    stored = add(home, file, "town")
+    stored, _ = add(home, file, "town")
 
     assert get(home, "town") == stored
     assert get(home, stored.sha256[:length].upper()) == stored
@@ -92,8 +121,10 @@ def test_a_dataset_is_found_by_its_name_and_by_the_beginning_of_its_hash(home: H
 
 
 def test_a_name_that_two_datasets_have_needs_the_hash(home: Home, file: Path, tmp_path: Path) -> None:
-    first = add(home, file, "town")
-    second = add(home, write(tmp_path / "other.jsonl", '{"text": "three"}\n'), "town")
+    first, _ = add(home, file, "town")
+    second, _ = add(home, write(tmp_path / "other.jsonl", '{"text": "three"}\n'), "city")
+    meta(home, second).write_text(meta(home, second).read_text().replace("city", "town"))
+    second = msgspec.structs.replace(second, name="town")
 
     with pytest.raises(DatasetError, match="2 stored datasets") as caught:
         get(home, "town")
@@ -110,8 +141,9 @@ def test_a_name_that_nothing_has_is_refused_with_the_names_that_there_are(home: 
 
     with pytest.raises(DatasetError, match="there are 'town'"):
         get(home, "village")
-    with pytest.raises(DatasetError, match="there are 'town'"):
+    with pytest.raises(DatasetError, match="there are 'town'") as caught:
         remove(home, "village")
+    assert "oneseek data list" in caught.value.fix
     assert find(home, "village") is None
 
 
@@ -170,9 +202,9 @@ def test_a_file_that_is_no_dataset_is_refused_and_nothing_is_written(home: Home,
 
 
 def test_a_removed_dataset_is_gone_with_its_description(home: Home, file: Path) -> None:
-    stored = add(home, file)
+    stored, _ = add(home, file)
 
-    assert remove(home, "rows.jsonl") == stored.sha256
+    assert remove(home, "rows.jsonl") == stored
     assert [path.name for path in home.datasets.iterdir() if path.name != ".store.lock"] == []
 
 
@@ -221,7 +253,7 @@ DAMAGE += [anothers_description, hostile_name]
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
 def test_damage_is_told_with_a_fix_and_adding_the_file_again_mends_it(home: Home, file: Path, damage: object) -> None:
-    stored = add(home, file)
+    stored, _ = add(home, file)
     assert callable(damage)
 
     damage(home, stored)
@@ -229,7 +261,7 @@ def test_damage_is_told_with_a_fix_and_adding_the_file_again_mends_it(home: Home
     with pytest.raises(DatasetError, match=stored.sha256[:12]) as caught:
         find(home, stored.sha256[:12])
     assert "oneseek data add" in caught.value.fix
-    assert add(home, file).sha256 == stored.sha256
+    assert add(home, file)[0].sha256 == stored.sha256
     assert get(home, "rows.jsonl").sha256 == stored.sha256
     assert path_of(home, stored).read_text() == ROWS
 
@@ -238,7 +270,7 @@ def test_damage_is_told_with_a_fix_and_adding_the_file_again_mends_it(home: Home
     "damage", [each for each in DAMAGE if each is not change_content], ids=lambda damage: damage.__name__
 )
 def test_damaged_entries_are_listed_and_can_be_removed(home: Home, file: Path, damage: object) -> None:
-    stored = add(home, file)
+    stored, _ = add(home, file)
     assert callable(damage)
 
     damage(home, stored)
@@ -273,3 +305,40 @@ def test_a_full_disk_leaves_nothing_behind(home: Home, file: Path, monkeypatch: 
     with pytest.raises(StorageError, match="no space is left"):
         add(home, file)
     assert [path.name for path in home.datasets.iterdir() if path.name != ".store.lock"] == []
+
+
+def test_a_file_whose_description_is_lost_is_mended_by_adding_itself(home: Home, file: Path) -> None:
+    stored, _ = add(home, file, "town")
+    (home.datasets / f"{stored.sha256}.meta.json").unlink()
+    file.unlink()
+
+    mended, _ = add(home, path_of(home, stored), "town")
+
+    assert mended.sha256 == stored.sha256
+    assert path_of(home, mended).read_text() == ROWS
+
+
+def test_what_the_store_keeps_for_itself_is_no_dataset(home: Home, file: Path) -> None:
+    stored, _ = add(home, file)
+
+    assert find(home, f"{stored.sha256}.meta.json") is None
+    assert [find(home, path.name) for path in home.datasets.iterdir() if path.name.startswith(".")] in ([None], [])
+
+
+def test_two_at_once_wait_for_each_other(home: Home, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[bool] = []
+
+    def copied(source: Path, target: Path) -> None:
+        lock = next(path for path in home.datasets.iterdir() if path.name.startswith("."))
+        try:
+            FileLock(lock, timeout=0.05).acquire()
+            inside.append(True)
+        except Timeout:
+            inside.append(False)
+        copy_file(source, target)
+
+    monkeypatch.setattr(store, "copy_file", copied)
+
+    add(home, file)
+
+    assert inside == [False]

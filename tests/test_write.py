@@ -159,25 +159,67 @@ def test_rows_that_would_lose_something_are_named_with_their_lines_and_nothing_i
     with pytest.raises(DatasetError, match="2 rows of") as caught:
         convert_file(source, "prompt_completion", place / "out.jsonl")
 
-    assert "line 2: tools and calls of them" in caught.value.problem
+    assert "line 2: it has tools or calls of them" in caught.value.problem
     assert "line 3: 'messages' is a number" in caught.value.problem
     assert [path.name for path in place.iterdir()] == ["rows.jsonl"]
 
 
-def test_of_many_lost_rows_the_first_are_named_and_all_are_counted(place: Path) -> None:
-    source = dataset(place / "rows.jsonl", [WITH_TOOLS] * 25)
+def test_rows_that_lose_the_same_are_told_together_the_first_named_and_all_counted(place: Path) -> None:
+    long = {"messages": [*ROWS["messages"][1]["messages"]] * 2}
+    source = dataset(place / "rows.jsonl", [long, *[WITH_TOOLS] * 25, long])
 
-    with pytest.raises(DatasetError, match=r"25 rows .*line 10: .*; and 15 more\.") as caught:
+    with pytest.raises(DatasetError, match="27 rows of") as caught:
         convert_file(source, "prompt_completion", place / "out.jsonl")
-    assert "line 11" not in caught.value.problem
+
+    assert "lines 1, 27: it has more than one message" in caught.value.problem
+    assert "lines 2, 3, 4 and 22 more: it has tools" in caught.value.problem
+    assert caught.value.problem.count("it has") == 2
+
+
+def test_of_many_reasons_the_first_are_named_and_all_rows_are_counted(place: Path) -> None:
+    bad = [{"messages": [{"role": f"role {number}", "content": "a"}]} for number in range(14)]
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    source = dataset(place / "rows.jsonl", [good, *bad])
+
+    with pytest.raises(DatasetError, match=r"14 rows of .*'role 9'.*; 4 rows for other reasons\.") as caught:
+        convert_file(source, "messages", place / "out.jsonl")
+    assert "'role 10'" not in caught.value.problem
 
 
 def test_a_format_that_cannot_be_reached_is_refused_with_those_that_can(place: Path) -> None:
     with pytest.raises(DatasetError, match="cannot be converted to text") as caught:
         convert_file(dataset(place / "rows.jsonl", ROWS["messages"]), "text", place / "out.jsonl")
 
-    assert "sharegpt" in caught.value.fix
+    assert "as it is, or be converted to sharegpt" in caught.value.fix
     assert [path.name for path in place.iterdir()] == ["rows.jsonl"]
+
+
+def test_text_which_becomes_nothing_else_can_be_trained_on_as_it_is(place: Path) -> None:
+    with pytest.raises(DatasetError, match="cannot be converted to messages") as caught:
+        convert_file(dataset(place / "rows.jsonl", ROWS["text"]), "messages", place / "out.jsonl")
+
+    assert caught.value.fix == "It can be trained on as it is."
+
+
+@pytest.mark.parametrize("name", ["out.xml", "out", "out.jsonl.gz"])
+def test_an_ending_that_says_no_container_is_refused_unless_one_is_given(place: Path, name: str) -> None:
+    source = dataset(place / "rows.jsonl", ROWS["text"])
+
+    with pytest.raises(DatasetError, match="does not say by its ending") as caught:
+        convert_file(source, "text", place / name)
+
+    assert "--container" in caught.value.fix
+    assert not (place / name).exists()
+    assert convert_file(source, "text", place / name, "json").container == "json"
+
+
+def test_a_directory_that_is_not_there_can_be_made_with_the_command_of_the_fix(place: Path) -> None:
+    source = dataset(place / "rows.jsonl", ROWS["text"])
+
+    with pytest.raises(DatasetError, match="no directory") as caught:
+        convert_file(source, "text", place / "no such" / "out.jsonl")
+
+    assert f"mkdir -p '{place}/no such'" in caught.value.fix
 
 
 def test_fields_that_the_format_does_not_use_are_left_out_and_told(place: Path) -> None:

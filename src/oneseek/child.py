@@ -8,13 +8,31 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, BinaryIO
 
 TIME_LIMIT_SIGNAL = signal.SIGPROF
 """What ends a process that `cpu_limit` found at work for too long."""
 
 _PR_SET_PDEATHSIG = 1
+
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LEDGER_TOKEN", "LEDGER_PRIVATE_KEY_PATH")
+"""No child needs them; some render templates that came with a model."""
+
+
+@contextmanager
+def running(module: str, stderr: IO[bytes] | int, threads: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+    """`start` a child that has ended when this has, however it ends."""
+    process = start(module, stderr, threads)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(BrokenPipeError):  # what was not written any more
+                if pipe is not None:
+                    pipe.close()
 
 
 def start(module: str, stderr: IO[bytes] | int, threads: int = 1) -> subprocess.Popen[bytes]:
@@ -29,7 +47,7 @@ def start(module: str, stderr: IO[bytes] | int, threads: int = 1) -> subprocess.
         stdout=subprocess.PIPE,
         stderr=stderr,
         env={
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in _SECRETS},
             "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
             "RAYON_NUM_THREADS": str(threads),
             "PYTHONUNBUFFERED": "1",

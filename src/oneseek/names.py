@@ -1,4 +1,5 @@
-"""Names: model keys, display names, how a selection finds its base model, run ids, versions, artefact names."""
+"""Names: model keys, display names, how a selection finds its base model, run ids, versions, artefact names. And how
+a size is written."""
 
 from __future__ import annotations
 
@@ -143,3 +144,13 @@ def versioned(version: str, key: str = "") -> str:
 def collisions(directories: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
     """The keys that more than one directory has, each with its directories."""
     return {key: sorted(paths) for key, paths in directories.items() if len(paths) > 1}
+
+
+def size(count: int) -> str:
+    """Bytes in the largest decimal unit that leaves a number of at least 1: `940 B`, `2.1 MB`, `2.94 GB`."""
+    value = float(count)
+    for unit, digits in (("B", 0), ("kB", 1), ("MB", 1), ("GB", 2)):
+        if round(value, digits) < 1000:
+            return f"{value:.{digits}f} {unit}"
+        value /= 1000
+    return f"{value:.2f} TB"

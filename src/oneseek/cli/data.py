@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -16,16 +18,17 @@ from rich.text import Text
 
 from oneseek.api import home
 from oneseek.cli import options
-from oneseek.cli.output import size, terminal, visible, write_json
+from oneseek.cli.output import terminal, visible, write_json
 from oneseek.config.schema import DataSection, split_list
 from oneseek.datasets import store
 from oneseek.datasets.containers import Progress
 from oneseek.datasets.convert import targets_of
-from oneseek.datasets.formats import METHOD_OF, STRATEGY_OF, USED_AS, Format
+from oneseek.datasets.formats import METHOD_OF, STRATEGY_OF, USED_AS, Format, check_row
 from oneseek.datasets.read import scan
-from oneseek.datasets.scan import Container, Scan
+from oneseek.datasets.scan import Container, ProblemGroup, Scan
+from oneseek.errors import Refused
 from oneseek.files.layout import Home
-from oneseek.names import match_selection
+from oneseek.names import match_selection, size
 from oneseek.preflight.gather import dataset_path
 from oneseek.registry.capabilities import ModelInfo
 from oneseek.registry.discover import discover
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
     from oneseek.datasets.statistics import Lengths, Statistics, TokenStatistics
 
 SHOWN_ROWS = 3
-BAR = 24  # characters of the longest bar in a histogram
+LABELS = 15  # characters of the first column of figures and histograms, with its padding and rules
+SHORTEST_BAR = 16  # characters that a histogram has at least for the longest bar and its number
+LONGEST_BAR = 32
 
 
 @click.group()
@@ -48,13 +53,15 @@ def inspect(file: str, root: Path | None, models_dir: Path | None, as_json: bool
     """What a file holds, and what is wrong with it.
 
     Its format, how it can be trained on, bad and repeated rows, the first rows. All rows are read. FILE is a path, or
-    the name or hash of a stored dataset.
+    the name of a stored dataset, or the first eight or more digits of its hash.
+
+    Exit code 0 with bad rows too, 2 where no row can be used.
 
     \b
     oneseek data inspect rows.jsonl
     """
     with progress_bars() as bar:
-        found = scan(dataset_path(file, home(root, models_dir)), longest=0, drawn=0, progress=bar("rows"))
+        found = scan(dataset_path(file, home(root, models_dir)), longest=0, drawn=0, progress=bar("Checking rows"))
     if as_json:
         write_json(described(found))
         return
@@ -66,7 +73,8 @@ def inspect(file: str, root: Path | None, models_dir: Path | None, as_json: bool
         console.print(_bad_rows(found))
     console.print(Text("First rows:", style="bold"))
     for row in found.first[:SHOWN_ROWS]:
-        console.print(Text(f"  {_shortened(row)}"), soft_wrap=True)
+        mark = Text("✗ cannot be used: ", style="yellow") if check_row(row, found.format) else Text()
+        console.print(Text("  ") + mark + Text(_shortened(row)), soft_wrap=True)
 
 
 @data.command(params=[*options.places(), *options.as_json()], no_args_is_help=True)
@@ -76,7 +84,7 @@ def inspect(file: str, root: Path | None, models_dir: Path | None, as_json: bool
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="OUT", help="The file to write."
 )
 @click.option(
-    "--container", type=click.Choice(get_args(Container)), help="How it is written; told by OUT unless given."
+    "--container", type=click.Choice(get_args(Container)), help="How it is written; told by OUT's ending unless given."
 )
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 def convert(
@@ -91,8 +99,8 @@ def convert(
 ) -> None:
     """Write a dataset in another format or container.
 
-    Nothing is lost by it: what was written is read back and compared. A row that the other format cannot hold is named
-    with its line, and nothing is written then.
+    Nothing is lost by it: what was written is read back and compared. Rows that the other format cannot hold are named
+    with their lines, and nothing is written then.
 
     \b
     oneseek data convert sharegpt.json --to messages -o rows.jsonl
@@ -102,7 +110,7 @@ def convert(
 
     source = dataset_path(file, home(root, models_dir))
     with progress_bars() as bar:
-        written = convert_file(source, target, output, container, replace=force, progress=bar("rows"))
+        written = convert_file(source, target, output, container, replace=force, progress=bar("Converting"))
     if as_json:
         write_json(written)
         return
@@ -116,7 +124,7 @@ def convert(
 
 @data.command(cls=options.ListsCommand, params=[*options.places(), *options.as_json()], no_args_is_help=True)
 @click.argument("file")
-@click.option("--models", multiple=True, metavar="KEY...", help="Count tokens as these base models have them.")
+@click.option("--base-models", multiple=True, metavar="NAME...", help="Count tokens as these base models have them.")
 @click.option(
     "--max-length",
     type=click.IntRange(min=8),
@@ -127,7 +135,7 @@ def convert(
 )
 def stats(
     file: str,
-    models: tuple[str, ...],
+    base_models: tuple[str, ...],
     max_length: int,
     root: Path | None,
     models_dir: Path | None,
@@ -136,31 +144,26 @@ def stats(
     """How long the rows are, in characters and tokens.
 
     Every row is counted, in the tokens of each base model. That takes a while for large files; the counts are kept, so
-    that asking again is quick.
+    that asking again is quick. `truncated` rows are longer than --max-length or the model's context; `supervised`
+    tokens are learned; `unlearnable` rows have none left to learn.
+
+    Exit code 2 where a base model cannot be used; the others are counted.
 
     \b
-    oneseek data stats rows.jsonl --models mistral-7b llama-2-7b --max-length 1024
+    oneseek data stats rows.jsonl --base-models mistral-7b llama-2-7b --max-length 1024
     """
     from oneseek.datasets.statistics import file_statistics  # tokenizers are imported where tokens are asked for
 
     at = home(root, models_dir)
-    chosen = _chosen([name for text in models for name in split_list(text)], at)
+    chosen = _chosen([name for text in base_models for name in split_list(text)], at)
     with progress_bars() as bar:
         found = file_statistics(dataset_path(file, at), chosen, max_length, at.statistics, bar)
     if as_json:
         write_json(found)
-        return
-    console = terminal()
-    console.print(Text(visible(found.path), style="bold"), soft_wrap=True)
-    console.print(_characters(found.characters), soft_wrap=True)
-    if not found.models:
-        console.print("Name base models for their tokens: --models KEY...", soft_wrap=True)
-        return
-    console.print(_tokens(found))
-    console.print(_histogram(found))
-    for key, counted in found.models.items():
-        for line in _warnings(key, counted):
-            console.print(Text(f"! {line}", style="yellow"), soft_wrap=True)
+    else:
+        _show_statistics(found, file)
+    if found.unusable:
+        sys.exit(Refused.exit_code)
 
 
 @data.command(params=[*options.places(), *options.as_json()], no_args_is_help=True)
@@ -169,21 +172,21 @@ def stats(
 def add(file: Path, name: str | None, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
     """Keep a copy of a dataset in the home.
 
-    It is kept under the hash of its content, once, and can be named wherever a file can.
+    It is kept under the hash of its content, once, and can be named wherever a file can. Adding it again under another
+    name renames it.
 
     \b
     oneseek data add rows.jsonl --name town
     oneseek train --dataset town --base-models mistral-7b
     """
     with progress_bars() as bar:
-        stored = store.add(home(root, models_dir), file, name, progress=bar("rows"))
+        stored, renamed_from = store.add(home(root, models_dir), file, name, progress=bar("Checking rows"))
     if as_json:
-        write_json(stored)
+        write_json(msgspec.to_builtins(stored) | {"renamed_from": renamed_from})
         return
-    bad = sum(stored.bad_rows.values())
     click.echo(
-        f"{stored.name}: {stored.rows:,} rows of {stored.format}, {size(stored.size_bytes)}, {stored.sha256[:12]}"
-        + (f"; {bad:,} more cannot be used (oneseek data inspect {stored.sha256[:12]})" if bad else "")
+        f"{stored.name}: {stored.rows:,} rows of {stored.format}{_unusable_rows(stored.bad_rows, stored.sha256[:12])}, "
+        f"{size(stored.size_bytes)}, {stored.sha256[:12]}" + (f" (was {renamed_from})" if renamed_from else "")
     )
 
 
@@ -203,16 +206,17 @@ def list_datasets(root: Path | None, models_dir: Path | None, as_json: bool) -> 
         return
     table = Table()
     for column in ("name", "hash", "format", "rows", "bad rows", "size", "added"):
-        table.add_column(column, justify="right" if column in ("rows", "bad rows", "size") else "left")
+        right, whole = column in ("rows", "bad rows", "size"), column in ("hash", "added")
+        table.add_column(column, justify="right" if right else "left", no_wrap=whole, overflow="fold")
     for stored in found.datasets:
         table.add_row(
             Text(stored.name),
             stored.sha256[:12],
             stored.format,
             f"{stored.rows:,}",
-            f"{sum(stored.bad_rows.values()):,}",
+            f"{_count(stored.bad_rows):,}",
             size(stored.size_bytes),
-            stored.added_at,
+            stored.added_at.partition("T")[0],
         )
     console = terminal()
     console.print(table)
@@ -223,16 +227,17 @@ def list_datasets(root: Path | None, models_dir: Path | None, as_json: bool) -> 
 @data.command(params=[*options.places(), *options.as_json()], no_args_is_help=True)
 @click.argument("name")
 def remove(name: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
-    """Remove a stored dataset. NAME is its name, or the first digits of its hash.
+    """Remove a stored dataset. NAME is its name, or the first eight or more digits of its hash.
 
     \b
     oneseek data remove town
     """
     removed = store.remove(home(root, models_dir), name)
+    called = removed.name if isinstance(removed, store.Stored) else None
     if as_json:
-        write_json({"removed": removed})
+        write_json({"removed": removed.sha256, "name": called})
         return
-    click.echo(f"Removed {removed}")
+    click.echo(f"Removed {called or 'the damaged dataset'} ({removed.sha256[:12]})")
 
 
 # -- in words and tables -------------------------------------------------------------------------------------------
@@ -270,7 +275,8 @@ def _facts(found: Scan) -> Iterator[tuple[str, str]]:
             "duplicates",
             f"{duplicates.count:,}: {pairs}{', …' if duplicates.count > len(duplicates.examples) else ''}",
         )
-    yield "converts to", ", ".join(targets_of(found.format)) or "no other format"
+    others = ", ".join(targets_of(found.format))
+    yield "converts to", f"{others} where nothing is lost" if others else "no other format"
 
 
 def _bad_rows(found: Scan) -> Table:
@@ -291,46 +297,95 @@ def _shortened(row: dict[str, Any]) -> str:
     return text if len(text) <= 400 else f"{text[:399]}…"
 
 
+def _count(bad: Sequence[ProblemGroup]) -> int:
+    return sum(group.count for group in bad)
+
+
+def _unusable_rows(bad: Sequence[ProblemGroup], file: str) -> str:
+    return f", {_count(bad):,} more cannot be used (oneseek data inspect {shlex.quote(file)})" if bad else ""
+
+
+def _show_statistics(found: Statistics, file: str) -> None:
+    console = terminal()
+    console.print(Text(visible(found.path), style="bold"), soft_wrap=True)
+    console.print(f"  {found.characters.rows:,} rows{_unusable_rows(found.bad_rows, file)}", soft_wrap=True)
+    console.print(_characters(found.characters), soft_wrap=True)
+    if not found.models and not found.unusable:
+        console.print("Name base models for their tokens: --base-models NAME...", soft_wrap=True)
+    for models in _side_by_side(found.models, console.width):
+        console.print(_tokens(models))
+        if taken := {key: counted for key, counted in models.items() if counted.tokens.rows}:
+            console.print(_histogram(taken, console.width))
+    for key, counted in found.models.items():
+        for line in _warnings(key, counted):
+            console.print(Text(f"! {line}", style="yellow"), soft_wrap=True)
+    for key, why in found.unusable.items():
+        console.print(Text(f"✗ {key}: {visible(f'{why.problem} {why.fix}')}", style="red"), soft_wrap=True)
+
+
 def _characters(found: Lengths) -> str:
     return (
-        f"  {found.rows:,} rows, {found.total:,} characters; a row has {found.mean:,.0f} on average, median "
+        f"  {found.total:,} characters; a row has {found.mean:,.0f} on average, median "
         f"{found.median:,.0f}, 95 % up to {found.p95:,}, the longest {found.max:,}"
     )
 
 
-def _tokens(found: Statistics) -> Table:
+def _side_by_side(models: Mapping[str, TokenStatistics], width: int) -> Iterator[dict[str, TokenStatistics]]:
+    """As many models at a time as tables of this width have room for."""
+    keys = list(models)
+    abreast = max(1, (width - LABELS) // max(map(_cell_width, keys), default=1))
+    for start in range(0, len(keys), abreast):
+        yield {key: models[key] for key in keys[start : start + abreast]}
+
+
+def _cell_width(key: str) -> int:
+    return max(len(key), SHORTEST_BAR) + 3  # its padding and a rule
+
+
+def _tokens(models: Mapping[str, TokenStatistics]) -> Table:
     table = Table(title="Tokens a row", title_justify="left")
-    columns = ("model", "mean", "median", "95 %", "max", "cut", "learned tokens", "rows without")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for key, counted in found.models.items():
-        tokens = counted.tokens
-        table.add_row(
-            key,
-            f"{tokens.mean:,.0f}",
-            f"{tokens.median:,.0f}",
-            f"{tokens.p95:,}",
-            f"{tokens.max:,}",
-            f"{counted.truncated_share:.1%}",
-            f"{counted.supervised:,}",
-            f"{counted.unlearnable:,}",
-        )
+    table.add_column("", min_width=LABELS - 4)
+    for key in models:
+        table.add_column(key, justify="right", no_wrap=True)
+    figures = [_figures(counted) for counted in models.values()]
+    for name in figures[0]:
+        table.add_row(name, *(each[name] for each in figures))
     return table
 
 
-def _histogram(found: Statistics) -> Table:
-    """Rows by their number of tokens, from the first bin that has some to the last, side by side for all models."""
+def _figures(counted: TokenStatistics) -> dict[str, str]:
+    """By the names that they have for programs; dashes where the model's template took no row."""
+    tokens = counted.tokens
+    shown = {
+        "mean": f"{tokens.mean:,.0f}",
+        "median": f"{tokens.median:,.0f}",
+        "p95": f"{tokens.p95:,}",
+        "max": f"{tokens.max:,}",
+        "truncated": f"{counted.truncated:,} ({counted.truncated_share:.1%})",
+        "supervised": f"{counted.supervised:,}",
+        "unlearnable": f"{counted.unlearnable:,}",
+    }
+    return shown if tokens.rows else dict.fromkeys(shown, "–")
+
+
+def _histogram(models: Mapping[str, TokenStatistics], width: int) -> Table:
+    """Rows by their number of tokens, from the first bin that has some to the last."""
+    bar = min(LONGEST_BAR, (width - LABELS) // len(models) - 3)
     table = Table(title="Rows by tokens", title_justify="left")
     table.add_column("tokens from", justify="right")
-    for key in found.models:
-        table.add_column(key, min_width=BAR)
-    most = [max(1, *(one.rows for one in counted.histogram)) for counted in found.models.values()]
-    lines = list(zip(*(counted.histogram for counted in found.models.values()), strict=True))
+    for key in models:
+        table.add_column(key, no_wrap=True)
+    most = [max(one.rows for one in counted.histogram) for counted in models.values()]
+    lines = list(zip(*(counted.histogram for counted in models.values()), strict=True))
     filled = [number for number, bins in enumerate(lines) if any(one.rows for one in bins)]
-    for bins in lines[filled[0] : filled[-1] + 1] if filled else ():
-        cells = (f"{'█' * round(BAR * one.rows / top)} {one.rows:,}" for one, top in zip(bins, most, strict=True))
+    for bins in lines[filled[0] : filled[-1] + 1]:
+        cells = (_bar(one.rows, top, bar) for one, top in zip(bins, most, strict=True))
         table.add_row(f"{bins[0].at_least:,}", *cells)
     return table
+
+
+def _bar(rows: int, most: int, width: int) -> str:
+    return f"{'█' * round((width - len(f'{most:,} ')) * rows / most)} {rows:,}".lstrip()
 
 
 def _warnings(key: str, counted: TokenStatistics) -> Iterator[str]:
@@ -367,6 +422,7 @@ def progress_bars() -> Iterator[Callable[[str], Progress | None]]:
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.DownloadColumn(),
+        bars.TextColumn("read"),
         bars.TimeRemainingColumn(),
     )
     with bars.Progress(*columns, console=console, transient=True) as shown:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from oneseek.cli.output import visible
 from oneseek.errors import OneSeekError
 from oneseek.preflight.finding import Finding, PreflightError, wire
 
@@ -23,9 +24,9 @@ def show(error: OneSeekError, *, as_json: bool) -> None:
     console = Console(stderr=True, soft_wrap=not isinstance(error, PreflightError))
     if isinstance(error, PreflightError):
         console.print(table(error.findings))
-    console.print(Text("Error: ", style="bold red") + Text(error.problem, style="default"))
+    console.print(Text("Error: ", style="bold red") + Text(visible(error.problem), style="default"))
     if error.fix:
-        console.print(Text("Fix: ", style="bold green") + Text(error.fix, style="default"))
+        console.print(Text("Fix: ", style="bold green") + Text(visible(error.fix), style="default"))
 
 
 def body(error: OneSeekError) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def table(findings: tuple[Finding, ...]) -> Table:
     rows.add_column("fix", overflow="fold", ratio=3)
     for finding in findings:
         style = "red" if finding.severity == "error" else "yellow"
+        words = (finding.field, finding.problem, finding.fix)
         mark = "✗ error" if finding.severity == "error" else "! warning"
-        rows.add_row(Text(mark, style=style), Text(finding.field), Text(finding.problem), Text(finding.fix))
+        rows.add_row(Text(mark, style=style), *(Text(visible(each)) for each in words))
     return rows

@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from oneseek.chat.probe import TemplateTraits
-from oneseek.cli.output import size, visible
+from oneseek.cli.output import visible
 from oneseek.datasets.limited import Order, Traits, Trouble, judged
 from oneseek.engine.interface import Computed
+from oneseek.names import size
 from oneseek.registry.capabilities import ModelInfo
 from oneseek.registry.coverage import Coverage, ModuleCoverage
+from oneseek.registry.discover import lacks_parts
 from oneseek.registry.families import guess
 
 SHORTEST = 8  # tokens, the least that data.max_length may be: only the template is asked for
@@ -54,10 +56,11 @@ def show(
     console.print(Text(model.display_name, style="bold"))
     for label, value in (
         ("key", model.key),
-        ("path", model.path),
+        ("here", whereabouts(model)),
+        *([("path", model.path)] if model.source != "hub" else []),
         ("architecture", model.architecture),
         ("licence", model.licence or "not stated"),
-        ("parameters", f"{model.parameters:,} ({', '.join(model.dtypes)})"),
+        ("parameters", f"{parameters(model)} ({', '.join(model.dtypes)})" if model.dtypes else parameters(model)),
         ("size", size(model.size_bytes)),
         ("context", f"{model.context_length} tokens" if model.context_length else "not stated"),
         ("chat template", _chat(model, traits)),
@@ -65,11 +68,25 @@ def show(
         ("trained", _share(cover)),
         ("computed", _computed(computed) if computed else "found out when it is loaded (--load)"),
     ):
-        console.print(Text(f"  {label:14}", style="dim") + Text(value))
+        console.print(Text(f"  {label:14}", style="dim") + Text(value), soft_wrap=True)
     for problem in model.problems:
-        console.print(Text(f"  ✗ {problem.problem} {problem.fix}", style="yellow"))
+        console.print(Text(f"  ✗ {problem.problem} {problem.fix}", style="yellow"), soft_wrap=True)
     if cover.modules:
         console.print(_matrix(model, cover))
+
+
+def whereabouts(model: ModelInfo) -> str:
+    """Whether a model is here, and what a download of it would still fetch."""
+    if model.source == "directory":
+        return "✓"
+    if model.source == "hub" or lacks_parts(model) or model.missing_bytes:
+        return f"⬇ {size(model.missing_bytes)}" if model.missing_bytes else "⬇"
+    return "✓ cached"
+
+
+def parameters(model: ModelInfo) -> str:
+    """How many there are, which only safetensors tell."""
+    return f"{model.parameters:,}" if model.parameters else "not known"
 
 
 def _chat(model: ModelInfo, traits: TemplateTraits | Trouble | None) -> str:

@@ -16,18 +16,19 @@ from rich.text import Text
 
 from oneseek.api import home
 from oneseek.cli import model_page, options
-from oneseek.cli.output import size, terminal, transfer, write_json, write_line
+from oneseek.cli.model_page import parameters, whereabouts
+from oneseek.cli.output import terminal, transfer, write_json, write_line
 from oneseek.config.schema import split_list
-from oneseek.errors import ModelError
+from oneseek.errors import ModelError, SelectionError
 from oneseek.executors.converting import convert_model
 from oneseek.executors.trying import try_model
 from oneseek.files.layout import Home
-from oneseek.names import match_selection
+from oneseek.names import match_selection, matching_keys, size
 from oneseek.registry.cache import cache_directory
 from oneseek.registry.capabilities import ModelInfo, lora_targets
 from oneseek.registry.coverage import coverage
-from oneseek.registry.discover import discover, lacks_parts
-from oneseek.registry.hub import is_hub_id, locate
+from oneseek.registry.discover import discover
+from oneseek.registry.hub import is_hub_id, locate, without_safetensors
 from oneseek.registry.pull import Pull, PullProgress, look_up
 from oneseek.registry.pull import pull as download
 
@@ -49,7 +50,7 @@ def list_models(root: Path | None, models_dir: Path | None, as_json: bool) -> No
     discovery = discover(at.models, cache)
     found, shadowed = discovery.models, discovery.shadowed
     if as_json:
-        write_json([described(model) | {"shadows": shadowed.get(model.key, [])} for model in found])
+        write_json({"models": [described(model) | {"shadows": shadowed.get(model.key, [])} for model in found]})
         return
     if not found:
         click.echo(
@@ -59,22 +60,26 @@ def list_models(root: Path | None, models_dir: Path | None, as_json: bool) -> No
         return
     table = Table()
     for column in ("key", "here", "family", "parameters", "size", "context", "chat", "usable"):
-        table.add_column(column, justify="right" if column in ("parameters", "size", "context") else "left")
+        right = column in ("parameters", "size", "context")
+        # The key is what other commands take, and half of one is none.
+        table.add_column(column, justify="right" if right else "left", no_wrap=column == "key", overflow="fold")
     for model in found:
-        reason = "yes" if model.usable else f"no: {model.problems[0].problem}"
         table.add_row(
             Text(model.key),
             Text(whereabouts(model)),
             Text(model.model_type or ""),
-            f"{model.parameters:,}",
+            parameters(model),
             size(model.size_bytes),
             str(model.context_length or ""),
             "yes" if model.chat_template else "no",
-            Text(reason, style="" if model.usable else "yellow"),
+            Text("yes") if model.usable else Text("no", style="yellow"),
         )
-    terminal().print(table)
-    for key, paths in shadowed.items():
-        terminal().print(Text(f"! {key} is the one in {at.models}; passed over: {', '.join(paths)}", style="yellow"))
+    console = terminal()
+    console.print(table)
+    notes = [f"✗ {model.key}: {trouble.problem} {trouble.fix}" for model in found for trouble in model.problems]
+    notes += [f"! {key} is the one in {at.models}; passed over: {', '.join(paths)}" for key, paths in shadowed.items()]
+    for note in notes:
+        console.print(Text(note, style="yellow"), soft_wrap=True)
 
 
 @models.command(params=[*options.places(), *options.as_json()])
@@ -85,6 +90,7 @@ def pull(names: tuple[str, ...], root: Path | None, models_dir: Path | None, as_
 
     Only what training needs is fetched, and every file is compared with the hub's digest of it. What is broken off goes
     on where it was. HF_TOKEN opens gated models, HF_HUB_CACHE says where the cache is, HF_ENDPOINT where the hub is.
+    With --json each line is a document of its own: download_progress now and then, then pulled, for each model.
 
     \b
     oneseek models pull HuggingFaceTB/SmolLM2-135M-Instruct
@@ -117,6 +123,11 @@ def _cache(at: Home) -> Path:
 def _hub_id_of(name: str, at: Home) -> str:
     """Where the model of the cache came from that this key means."""
     known = {info.key: info for info in discover(at.models, _cache(at)).models if info.hub_id}
+    if not matching_keys(name, known):
+        raise SelectionError(
+            f"No base model in {_cache(at)} matches {name!r}.",
+            "Models on the hub are called ORG/NAME, as in HuggingFaceTB/SmolLM2-135M-Instruct.",
+        )
     return str(known[match_selection(name, known)].hub_id)
 
 
@@ -147,15 +158,6 @@ def _telling(item: Pull, *, as_json: bool) -> Iterator[Callable[[PullProgress], 
 
 def _so_far(progress: PullProgress) -> str:
     return transfer(progress.done, progress.total, progress.bytes_per_second)
-
-
-def whereabouts(model: ModelInfo) -> str:
-    """Whether a model is here, and what a download of it would still fetch."""
-    if model.source == "directory":
-        return "✓"
-    if lacks_parts(model) or model.missing_bytes:
-        return f"⬇ {size(model.missing_bytes)}" if model.missing_bytes else "⬇"
-    return "✓ cached"
 
 
 @models.command(cls=options.ListsCommand, params=[*options.places(), *options.as_json()])
@@ -196,10 +198,14 @@ def convert(name: str, root: Path | None, models_dir: Path | None, as_json: bool
     selection.
 
     \b
-    oneseek models convert kb-bert
+    oneseek models convert gpt-sw3-126m
     """
     at = home(root, models_dir)
     model = locate(name, discover(at.models, _cache(at)), _cache(at))
+    if model.parameters:
+        raise ModelError(f"{model.display_name} has safetensors already.", "There is nothing to convert.")
+    if model.source == "hub":
+        raise ModelError(f"{model.display_name} is not here.", without_safetensors(str(model.hub_id)))
     written = convert_model(Path(model.path))
     if as_json:
         write_json({"key": model.key, "path": model.path, "written": list(written)})

@@ -1,4 +1,4 @@
-"""How values are written: JSON for programs; a console, tables and sizes for people."""
+"""How values are written: JSON for programs; a console, transfers and durations for people."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
+
+from oneseek.names import size
 
 PIPE_WIDTH = 110
 
@@ -26,16 +28,6 @@ def write_line(value: Any) -> None:
     """One JSON document on a line of its own."""
     sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
     sys.stdout.flush()
-
-
-def size(count: int) -> str:
-    """Bytes in the largest decimal unit that leaves a number of at least 1."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def transfer(done: int, total: int, bytes_per_second: float) -> str:

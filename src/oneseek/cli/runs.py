@@ -35,7 +35,7 @@ def list_runs(root: Path | None, models_dir: Path | None, as_json: bool) -> None
     at = home(root, models_dir)
     found = door.list_runs(at)
     if as_json:
-        write_json([described(run) for run in found])
+        write_json({"runs": [described(run) for run in found]})
         return
     if not found:
         click.echo(f"No runs in {at.models}. Start one: oneseek train --dataset FILE --base-models NAME...")

@@ -17,9 +17,7 @@ from oneseek.runs import Recorder, Watch
 from oneseek.runs.resume import how_to_go_on
 
 
-@click.command(
-    cls=options.ListsCommand, params=[*options.settings(), *options.places(), *options.as_json()], no_args_is_help=True
-)
+@click.command(cls=options.ListsCommand, params=[*options.settings(), *options.places(), *options.as_json()])
 def train(
     root: Path | None,
     models_dir: Path | None,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import itertools
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,13 @@ from oneseek import runs
 from oneseek.api import home
 from oneseek.cli import options
 from oneseek.cli.errors import table
-from oneseek.cli.output import duration, size, terminal, write_json
-from oneseek.config.sources import Resolved, text_of
+from oneseek.cli.output import duration, terminal, write_json
+from oneseek.config.sources import text_of
 from oneseek.errors import ConfigError, Refused
 from oneseek.estimate import RunEstimate
-from oneseek.files.durable import write_bytes
-from oneseek.preflight.finding import Finding
+from oneseek.files.durable import create_exclusively, write_bytes
+from oneseek.names import size
+from oneseek.preflight.finding import Change, Finding
 from oneseek.preflight.fixes import difference, fixed
 from oneseek.runs import Rehearsal, Verdict
 
@@ -39,7 +43,6 @@ from oneseek.runs import Rehearsal, Verdict
         click.Option(["--yes"], is_flag=True, help="With --fix: agree beforehand."),
         *options.as_json(),
     ],
-    no_args_is_help=True,
 )
 def validate(
     root: Path | None,
@@ -78,7 +81,7 @@ def validate(
     else:
         _show(verdict)
     if fix and config_file is not None:
-        _fix(config_file, _in_the_file(verdict, resolved), agreed=yes)
+        _fix(config_file, verdict.findings, resolved.origins, agreed=yes)
     if not verdict.ok:
         sys.exit(Refused.exit_code)
 
@@ -92,6 +95,16 @@ def _show(verdict: Verdict) -> None:
     errors = sum(finding.severity == "error" for finding in verdict.findings)
     warnings = len(verdict.findings) - errors
     words = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    if 0 < verdict.rows_looked_at < verdict.rows:
+        console.print(
+            Text(
+                f"Templates and tokens: {verdict.rows_looked_at:,} of {verdict.rows:,} rows (sampled); `oneseek data "
+                "stats` counts all.",
+                style="dim",
+            )
+        )
+    if verdict.not_rehearsed:
+        console.print(Text(f"Not rehearsed: {verdict.not_rehearsed}", style="yellow"))
     if verdict.ok:
         console.print(Text(f"✓ The training would start ({words}).", style="green"))
     else:
@@ -102,11 +115,11 @@ def _estimates(estimate: RunEstimate, verdict: Verdict) -> Table:
     """What each model takes, estimated and, after a rehearsal, measured."""
     measured = {each.key: each for each in verdict.rehearsal.models} if verdict.rehearsal is not None else {}
     rows = Table(title=_together(estimate, verdict.rehearsal), title_justify="left")
-    rows.add_column("model")
-    for column in ("memory", "most of it", "disk", "time by itself"):
+    rows.add_column("model", overflow="fold")
+    for column in ("memory", "most of it", "disk", "estimated, by itself" if measured else "by itself"):
         rows.add_column(column, overflow="fold")
     if measured:
-        rows.add_column("rehearsed")
+        rows.add_column("rehearsed", overflow="fold")
     for needed in estimate.models:
         parts = sorted(msgspec.structs.asdict(needed.memory).items(), key=lambda part: -part[1])[:3]
         cells = [
@@ -127,35 +140,57 @@ def _together(estimate: RunEstimate, rehearsal: Rehearsal | None) -> str:
     seconds = estimate.seconds if rehearsal is None else rehearsal.projected_seconds
     threads = "a thread" if estimate.threads == 1 else f"{estimate.threads} threads"
     side_by_side = "1 model" if len(estimate.models) == 1 else f"{estimate.at_once} of {len(estimate.models)} models"
-    time = "" if seconds is None else f": about {duration(seconds)}"
+    how = "estimated" if rehearsal is None else "as rehearsed"
+    time = "" if seconds is None else f": about {duration(seconds)}, {how}"
     return f"{side_by_side} at once, {threads} each{time}"
 
 
-def _in_the_file(verdict: Verdict, resolved: Resolved) -> list[Finding]:
-    """The findings that a change of the file would mend: where a flag or a variable wins over it, none would."""
-    above = ("flag", "environment")
-    return [
-        finding
-        for finding in verdict.findings
-        if not any(resolved.origins.get(change.field, "").startswith(above) for change in finding.changes)
-    ]
-
-
-def _fix(path: Path, findings: Sequence[Finding], *, agreed: bool) -> None:
+def _fix(given: Path, findings: Sequence[Finding], origins: Mapping[str, str], *, agreed: bool) -> None:
     """The changes as a diff; written when confirmed, with the file as it was kept beside it."""
+    path = given.resolve()  # a link stays one
+    before = path.read_bytes()
     old = text_of(path)
-    new = fixed(old, path.suffix, findings)
+    above = {change.field for finding in findings for change in finding.changes if _is_above(origins, change)}
+    here = [finding for finding in findings if above.isdisjoint(change.field for change in finding.changes)]
+    new = fixed(old, path.suffix, here)
+    for field in sorted(above):
+        click.echo(f"{field} comes from {origins[field]}: correct it there.", err=True)
     if new == old:
-        click.echo(f"{path}: no finding can be fixed by a setting alone; the fixes above say what to do.", err=True)
+        click.echo(f"{given}: nothing here can be fixed by a setting alone; the fixes above say what to do.", err=True)
         return
-    click.echo(difference(old, new, path.name), err=True)
-    if not agreed and not click.confirm(f"Write these changes to {path}?", default=False, err=True):
-        click.echo(f"{path} is as it was.", err=True)
+    click.echo(difference(old, new, given.name), err=True)
+    if not agreed and not _agrees(f"Write these changes to {given}?"):
+        click.echo(f"{given} is as it was. With --yes it is written without a question.", err=True)
         return
-    kept = path.with_name(f"{path.name}.orig")
-    write_bytes(kept, old.encode())
-    write_bytes(path, new.encode())
-    click.echo(f"{path} is written; as it was: {kept}. Validate again.", err=True)
+    if path.read_bytes() != before:
+        raise ConfigError(f"{given} changed while you were asked.", "Validate it again.")
+    kept = _keep(path, before)
+    mark = codecs.BOM_UTF8 if before.startswith(codecs.BOM_UTF8) else b""
+    write_bytes(path, mark + new.encode())
+    click.echo(f"{given} is written; as it was: {kept}. Validate again.", err=True)
+
+
+def _is_above(origins: Mapping[str, str], change: Change) -> bool:
+    """Whether a flag or a variable wins over what the file says, so that a change of the file would mend nothing."""
+    return origins.get(change.field, "").startswith(("flag", "environment"))
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return click.confirm(question, default=False, err=True)
+    except click.Abort:  # nobody is there to answer
+        click.echo(err=True)
+        return False
+
+
+def _keep(path: Path, content: bytes) -> Path:
+    """A copy that overwrites nothing: beside an earlier one, the next number."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    for number in itertools.count():
+        kept = path.with_name(f"{path.name}.orig{number or ''}")
+        if create_exclusively(kept, content, mode):
+            break
+    return kept
 
 
 def _count(number: int, noun: str) -> str:

@@ -8,15 +8,18 @@ problems is only for judging, never for a run.
 
 from __future__ import annotations
 
+import difflib
+import functools
+import re
 import reprlib
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from oneseek.config.aliases import ALIASES
+from oneseek.config.aliases import ABSENT, ALIASES
 from oneseek.config.reference import Setting, section_of, sections, setting_of, settings
 from oneseek.config.schema import MODEL_OVERRIDABLE, TrainingConfig
 from oneseek.names import nearest_name
@@ -25,11 +28,14 @@ Path = tuple[str, ...]
 Tree = dict[str, Any]
 
 DEEPEST = 32
+NEAR = 0.8
+"""Share of letters that a misspelt name and the one that was surely meant have in common, as difflib counts."""
 
 
 class ConfigProblem(msgspec.Struct, frozen=True, kw_only=True):
     """A setting that cannot be taken. `field` is its dotted path, `value` what was given.
 
+    `changes` are the fix where it is settings alone: dotted fields with their new values; None removes one.
     `type`: not the kind of value that the field holds. `bound`: a number outside its bounds. `value`: none of the
     values that the field knows. `conflict`: right by itself, wrong beside another setting.
     """
@@ -39,6 +45,7 @@ class ConfigProblem(msgspec.Struct, frozen=True, kw_only=True):
     value: Any
     problem: str
     fix: str
+    changes: tuple[tuple[str, Any], ...] = ()
 
 
 def parse(raw: Mapping[Any, Any]) -> tuple[TrainingConfig, tuple[ConfigProblem, ...]]:
@@ -56,7 +63,7 @@ def parse(raw: Mapping[Any, Any]) -> tuple[TrainingConfig, tuple[ConfigProblem, 
         except ValidationError as error:
             # Each round takes out at least one value, so this ends; checks between fields only speak in a later round.
             found = {_path_in(tree, details["loc"]): details for details in reversed(error.errors())}
-            problems += [_problem(path, _at(tree, path), found[path]) for path in reversed(found)]
+            problems += [_problem(path, tree, found[path]) for path in reversed(found)]
             for path in found:
                 _drop(tree, path)
 
@@ -175,10 +182,10 @@ def _drop(tree: Tree, path: Path) -> None:
     del _at(tree, path[:-1])[path[-1]]
 
 
-def _problem(path: Path, value: Any, details: ErrorDetails) -> ConfigProblem:
-    setting = setting_of(".".join(path))
+def _problem(path: Path, tree: Tree, details: ErrorDetails) -> ConfigProblem:
+    setting, value = setting_of(".".join(path)), _at(tree, path)
     if details["type"] == "extra_forbidden":
-        return _unknown(path, value)
+        return _unknown(path, value, tree)
     if setting is None:
         return _not_a_section(path, value)
     match details["type"]:
@@ -200,7 +207,13 @@ def _about(setting: Setting, kind: Literal["type", "bound", "value"], path: Path
         value=value,
         problem=f"{field} is {shown(value)}.",
         fix=f"Set {field} to {setting.expects}.",
+        changes=((field, str(value)),) if field == "output.version" and _is_version(value) else (),
     )
+
+
+def _is_version(value: Any) -> bool:
+    """1.0 without its quotes. The number 1.1 may have been written as 1.10, which is another version."""
+    return isinstance(value, float) and re.fullmatch(r"\d{1,6}\.0", str(value)) is not None
 
 
 def _said(path: Path, value: Any, details: ErrorDetails) -> ConfigProblem:
@@ -229,68 +242,127 @@ def _not_a_section(path: Path, value: Any) -> ConfigProblem:
     )
 
 
-def _unknown(path: Path, value: Any) -> ConfigProblem:
+class _Guess(NamedTuple):
+    """The fix for an unknown key, and the settings or sections that it surely means."""
+
+    fix: str
+    meant: tuple[Path, ...] = ()
+
+
+def _unknown(path: Path, value: Any, tree: Tree) -> ConfigProblem:
+    field, absent = ".".join(path), ABSENT.get(path[-1])
+    changes: tuple[tuple[str, Any], ...] = ()
+    if absent is not None:
+        fix = absent.fix(field)
+        if not absent.instead:
+            changes = ((field, None),)
+    else:
+        fix, meant = _guess(path, value)
+        if len(meant) == 1:
+            changes = _moved(path, value, meant[0], tree)
     return ConfigProblem(
-        kind="unknown",
-        field=".".join(path),
-        value=value,
-        problem=f"{'.'.join(path)} is not a setting.",
-        fix=_meant(path),
+        kind="unknown", field=field, value=value, problem=f"{field} is not a setting.", fix=fix, changes=changes
     )
 
 
-def _meant(path: Path) -> str:
-    """The fix for an unknown key: the section that it belongs to, or the nearest name."""
+def _moved(path: Path, value: Any, to: Path, tree: Tree) -> tuple[tuple[str, Any], ...]:
+    """The changes that put `value` where it belongs: none where it would be refused there, or hide what is there."""
+    moves = [(rest, inner) for rest, inner in leaves(value)] if isinstance(value, Mapping) else [((), value)]
+    exact = all(
+        _can_be_moved(inner) and not any("." in step for step in (path[-1], *rest)) and not _is_in(tree, (*to, *rest))
+        for rest, inner in moves
+    )
+    if not exact or parse(functools.reduce(lambda inner, step: {step: inner}, reversed(to), value))[1]:
+        return ()
+    # Written first: a section that is left empty in between would go, and its place with it.
+    written = [(".".join((*to, *rest)), inner) for rest, inner in moves]
+    return (*written, *((".".join((*path, *rest)), None) for rest, _ in moves))
+
+
+def _can_be_moved(value: Any) -> bool:
+    """Whether it is of the kinds that YAML, TOML and JSON can all write."""
+    return all(isinstance(part, str | int | float) for part in (value if isinstance(value, list) else [value]))
+
+
+def _is_in(tree: Any, path: Path) -> bool:
+    return not path or (isinstance(tree, Mapping) and path[0] in tree and _is_in(tree[path[0]], path[1:]))
+
+
+def _guess(path: Path, value: Any) -> _Guess:
+    """The section that an unknown key belongs to, or the nearest name. Only what may be a section means one."""
     *parents, name = path
-    field = ".".join(path)
     if path[0] == "per_model":
-        return _meant_for_one_model(path)
-    homes = [known for known in (*settings(), *sections()) if known.rpartition(".")[2] == name]
+        return _guess_for_one_model(path)
     if name in TrainingConfig.model_fields:
-        return f"{name} is a section of its own: write it beside {path[0]}, not in it."
+        fix = f"{name} is a section of its own: write it beside {path[0]}, not in it."
+        return _Guess(fix, ((name,),) if isinstance(value, Mapping) else ())
+    names = _names_for(value)
+    homes = [known for known in names if known.rpartition(".")[2] == name]
     if homes:
         above = " or ".join(home.rpartition(".")[0] for home in homes)
-        return f"{name} belongs to {above}: set {' or '.join(homes)}."
+        return _Guess(f"{name} belongs to {above}: set {' or '.join(homes)}.", _paths(homes))
     if name in ALIASES:
-        return f"{name} is {ALIASES[name].field} here: set {ALIASES[name].field}."
-    near = _nearest(name, tuple(parents))
-    if near:
-        return f"Did you mean {near}?"
-    section = section_of(tuple(parents))
-    known = ", ".join(section.model_fields) if section else ", ".join(TrainingConfig.model_fields)
-    return f"Remove {field}. {'.'.join(parents) or 'A configuration'} has: {known}."
+        field = ALIASES[name].field
+        return _Guess(f"{name} is {field} here: set {field}.", _paths([field]) if ALIASES[name].takes_any else ())
+    return _nearest(name, tuple(parents), names) or _Guess(f"Remove {'.'.join(path)}.{_what_there_is(tuple(parents))}")
 
 
-def _nearest(name: str, parents: Path) -> str | None:
-    """The dotted field or fields that a misspelt name most likely means where it stands.
+def _names_for(value: Any) -> list[str]:
+    """The dotted names that may hold `value`: an empty one is a section or a setting."""
+    found = [] if isinstance(value, Mapping) else list(settings())
+    return [*found, *sections()] if isinstance(value, Mapping | None) else found
 
-    Inside a section, what is near in another one is rarely meant: lora.rank is not training.rank_by.
-    """
+
+def _paths(fields: list[str]) -> tuple[Path, ...]:
+    return tuple(tuple(field.split(".")) for field in fields)
+
+
+def _what_there_is(parents: Path) -> str:
     section = section_of(parents)
-    if section is None:
-        return None
-    meant = {known: [".".join((*parents, known))] for known in section.model_fields}
-    for known in () if parents else settings():
-        meant.setdefault(known.rpartition(".")[2], []).append(known)
+    return f" {'.'.join(parents)} has: {', '.join(section.model_fields)}." if parents and section else ""
+
+
+def _nearest(name: str, parents: Path, names: list[str]) -> _Guess | None:
+    """The field or fields that a misspelt name most likely means where it stands.
+
+    Inside a section, what is near in another one is rarely meant: lora.rank is not training.rank_by. Outside of all,
+    only what is surely meant is said.
+    """
+    meant: dict[str, list[str]] = {}
+    for known in names:
+        above, _, last = known.rpartition(".")
+        if not parents or above == ".".join(parents):
+            meant.setdefault(last, []).append(known)
     for alias in ALIASES.values():
-        if parents in ((), tuple(alias.field.split(".")[:-1])):
-            meant.setdefault(alias.name, [f"{alias.field} ({alias.name})"])
-    near = nearest_name(name, meant)
-    return " or ".join(meant[near]) if near else None
+        if alias.field in names and (not parents or alias.field.rpartition(".")[0] == ".".join(parents)):
+            meant.setdefault(alias.name, [alias.field])
+    near, surely = _near(name, meant)
+    if near is None or not (parents or surely):
+        return None
+    other = ALIASES.get(near)
+    written = [f"{field} ({near})" if field.rpartition(".")[2] != near else field for field in meant[near]]
+    exact = surely and (other is None or other.takes_any)
+    return _Guess(f"Did you mean {' or '.join(written)}?", _paths(meant[near]) if exact else ())
 
 
-def _meant_for_one_model(path: Path) -> str:
+def _near(name: str, known: Collection[str]) -> tuple[str | None, bool]:
+    """The nearest of the known names, and whether it is surely meant."""
+    near = nearest_name(name, known)
+    return near, near is not None and difflib.SequenceMatcher(None, near, name).ratio() >= NEAR
+
+
+def _guess_for_one_model(path: Path) -> _Guess:
     key, *inside = path[1:]
     if len(inside) == 1:
-        return f"Write it under per_model.{key}.lora or per_model.{key}.training."
+        return _Guess(f"Write it under per_model.{key}.lora or per_model.{key}.training.")
     section, name = inside[0], inside[-1]
     allowed = MODEL_OVERRIDABLE.get(section, frozenset())
     if f"{section}.{name}" in settings():
-        return f"{section}.{name} is the same for every model: set {section}.{name}."
-    near = nearest_name(name, allowed)
+        return _Guess(f"{section}.{name} is the same for every model: set {section}.{name}.")
+    near, surely = _near(name, allowed)
     if near:
-        return f"Did you mean per_model.{key}.{section}.{near}?"
-    return f"Remove it. Per model there are: {', '.join(sorted(allowed))}."
+        return _Guess(f"Did you mean per_model.{key}.{section}.{near}?", ((*path[:-1], near),) if surely else ())
+    return _Guess(f"Remove it. Per model there are: {', '.join(sorted(allowed))}.")
 
 
 def _is_number(text: str) -> bool:

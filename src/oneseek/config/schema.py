@@ -97,11 +97,11 @@ class DataSection(Section):
     """What they are trained on."""
 
     dataset: Text | None = None
-    """Path of the training data: JSONL or a JSON array of `messages`, `text`, `prompt` and `completion`, or preferences
-    (`prompt`, `chosen` and `rejected`)."""
+    """Path of the training data (JSONL, JSON, CSV or Parquet with messages, ShareGPT, text, prompt and completion,
+    Alpaca, or preferences), or the name of a stored dataset."""
 
     validation_dataset: Text | None = None
-    """Path of rows to validate on. When absent, `validation_split` of the dataset is set aside."""
+    """Path or stored name of rows to validate on. When absent, `validation_split` of the dataset is set aside."""
 
     validation_split: Annotated[float, Field(gt=0, lt=1), _recommended(0.05, 0.2)] = 0.1
     """Share of the rows set aside for validation, the same rows for every model; at least one row."""

@@ -66,9 +66,16 @@ def resolve(
     return Resolved(
         config=config,
         origins={field: "default" if field in refused else origins.get(field, "default") for field in every},
-        problems=problems,
+        problems=tuple(_fixed_in_the_file(problem, origins) for problem in problems),
         notes=tuple(note for layer in layers for note in layer.notes),
     )
+
+
+def _fixed_in_the_file(problem: ConfigProblem, origins: Mapping[str, str]) -> ConfigProblem:
+    """Without the changes where what is wrong does not come from the file, which they could not mend."""
+    sources = [origin for field, origin in origins.items() if f"{field}.".startswith(f"{problem.field}.")]
+    in_file = all(origin.startswith("file ") for origin in sources)
+    return problem if in_file else msgspec.structs.replace(problem, changes=())
 
 
 def rows_of(resolved: Resolved) -> list[tuple[str, Any, str]]:

@@ -64,7 +64,7 @@ def _converted_and_back(row: Row, source: Format, target: Format) -> dict[str, A
     before = normalise_row(row, source)
     after = normalise_row(_converted(converted, target, source), source)
     if row_digest(before) != row_digest(after):
-        raise _Lost(f"{_changed(before, after)} has no place there")
+        raise _Lost(f"{_changed(before, after)} has no place in {target}")
     return converted
 
 
@@ -77,16 +77,17 @@ def _converted(row: Row, source: Format, target: Format) -> dict[str, Any]:
     return direct(row) if direct else _FROM_HUB[target](_TO_HUB[source](row))
 
 
-def _changed(before: object, after: object, where: str = "the row") -> str:
-    """Where two values differ first."""
+def _changed(before: object, after: object, where: str = "something") -> str:
+    """The innermost field in which two values differ first. Which message it is of is not said: rows that lose the same
+    are told together."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in before:
             if name not in after or before[name] != after[name]:
-                return _changed(before[name], after.get(name), f"'{name}' of {where}")
+                return _changed(before[name], after.get(name), f"'{name}'")
     if isinstance(before, list) and isinstance(after, list):
-        for number, (one, other) in enumerate(zip(before, after, strict=False), 1):
+        for one, other in zip(before, after, strict=False):
             if one != other:
-                return _changed(one, other, f"number {number} in {where}")
+                return _changed(one, other, where)
     return where
 
 
@@ -164,7 +165,7 @@ def _bare_tools(row: Row) -> dict[str, Any]:
 
 def _only_turn(turns: Sequence[dict[str, Any]], field: str) -> dict[str, Any]:
     if len(turns) != 1:
-        raise _Lost(f"'{field}' is {len(turns)} turns, and there is place for one")
+        raise _Lost(f"'{field}' has more than one turn")
     return turns[0]
 
 
@@ -194,13 +195,12 @@ def _pair_to_preference(row: Row) -> dict[str, Any]:
 
 def _require_no_tools(row: Row, messages: Sequence[Row]) -> None:
     if "tools" in row or any("tool_calls" in message or message["role"] == "tool" for message in messages):
-        raise _Lost("tools and calls of them have no place there")
+        raise _Lost("it has tools or calls of them")
 
 
 def _contents(messages: Sequence[Row], roles: Sequence[str], where: str) -> list[str]:
     if [message["role"] for message in messages] != roles:
-        found = ", ".join(message["role"] for message in messages)
-        raise _Lost(f"{where} holds more than {' and '.join(roles)} ({found})")
+        raise _Lost(f"{where} has more than one message of the {' and one of the '.join(roles)}")
     return [message["content"] for message in messages]
 
 

@@ -27,6 +27,7 @@ from oneseek.datasets.preference import shared_messages, shared_text
 from oneseek.datasets.sharegpt import check_turn, check_turns, messages_of, turn_speakers
 
 __all__ = [
+    "COLUMNS_OF",
     "FIELDS_OF",
     "METHOD_OF",
     "STRATEGY_OF",
@@ -34,9 +35,11 @@ __all__ = [
     "Fault",
     "FaultKind",
     "Format",
+    "Holds",
     "Method",
     "Strategy",
     "UsedFormat",
+    "canonical",
     "check_row",
     "detect",
     "no_format",
@@ -58,6 +61,7 @@ Format = Literal[
 ]
 Strategy = Literal["chat", "standard"]
 Method = Literal["sft", "dpo"]
+Holds = Literal["text", "messages", "turns", "turn", "history", "tools"]
 
 USED_AS: Final[Mapping[Format, UsedFormat]] = {
     "messages": "messages",
@@ -89,6 +93,24 @@ FIELDS_OF: Final[Mapping[Format, tuple[str, ...]]] = {
     "preference_sharegpt": ("conversations", "chosen", "rejected"),
 }
 """The fields that no row of a format can do without. A preference's `prompt` may be implied."""
+
+COLUMNS_OF: Final[Mapping[Format, Mapping[str, Holds]]] = {
+    "messages": {"messages": "messages", "tools": "tools"},
+    "sharegpt": {"system": "text", "conversations": "turns", "tools": "tools"},
+    "text": {"text": "text"},
+    "prompt_completion": {"prompt": "text", "completion": "text"},
+    "alpaca": {"system": "text", "history": "history", "instruction": "text", "input": "text", "output": "text"},
+    "preference": {"prompt": "text", "chosen": "text", "rejected": "text"},
+    "preference_chat": {"prompt": "messages", "chosen": "messages", "rejected": "messages", "tools": "tools"},
+    "preference_sharegpt": {
+        "system": "text",
+        "conversations": "turns",
+        "chosen": "turn",
+        "rejected": "turn",
+        "tools": "tools",
+    },
+}
+"""The fields that each format uses, needed or not, and what they hold; in CSV and Parquet its columns."""
 
 _ANSWERS: Final = ("chosen", "rejected")
 _PAIR: Final = ("prompt", *_ANSWERS)
@@ -156,7 +178,12 @@ def normalise_row(row: Row, format: Format) -> dict[str, Any]:  # noqa: A002
 
 def row_digest(row: Row) -> bytes:
     """SHA-256 (32 bytes) of a normalised row as JSON with sorted keys: equal rows have equal digests."""
-    return hashlib.sha256(_canonical(row)).digest()
+    return hashlib.sha256(canonical(row)).digest()
+
+
+def canonical(value: object) -> bytes:
+    """JSON with sorted keys, of a normalised row or a part of it."""
+    return msgspec.json.encode(value, order="sorted")
 
 
 # -- one format after the other ------------------------------------------------------------------------------------
@@ -334,15 +361,11 @@ def _no_prompt(what: str) -> Fault:
 
 def _check_difference(used: Row) -> Fault | None:
     # As JSON: in Python 1, 1.0 and true are equal, and an argument of a tool call may differ in just that.
-    same = _canonical(used["chosen"]) == _canonical(used["rejected"])
+    same = canonical(used["chosen"]) == canonical(used["rejected"])
     return Fault("same-answers", "'chosen' and 'rejected' are the same") if same else None
 
 
 # -- all of them ---------------------------------------------------------------------------------------------------
-
-
-def _canonical(value: object) -> bytes:
-    return msgspec.json.encode(value, order="sorted")
 
 
 def _not_an_object(row: object) -> Fault:

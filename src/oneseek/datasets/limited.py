@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import IO, Any, BinaryIO
 
 import msgspec
+import numpy as np
 
 from oneseek import child
 from oneseek.chat.probe import TemplateTraits, probe
 from oneseek.chat.template import ChatTemplate
-from oneseek.datasets.formats import UsedFormat
+from oneseek.datasets.formats import STRATEGY_OF, UsedFormat
 from oneseek.datasets.tokens import IGNORED, Encoder, Example, encoder_of
 from oneseek.errors import DatasetError, ModelError
 from oneseek.registry.capabilities import ModelInfo
@@ -34,6 +37,8 @@ MEMORY = 2 * 2**30
 """Bytes of address space. A tokenizer of 260,000 tokens takes 0.3 GiB of them."""
 
 _UNCUT = 2**31 - 1
+_LOADING_SECONDS = 30.0  # a tokenizer of 260,000 tokens takes 1
+_LAST_WORDS = 2**14  # bytes of a child's standard error
 
 
 class Trouble(msgspec.Struct, frozen=True, tag=True):
@@ -62,7 +67,7 @@ class RowTokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `tokens` is the length of the row before anything is cut; of a preference, of its longer answer with the prompt.
     What follows holds after cutting: `supervised` tokens are learned (of both answers); the row is `learnable` where
-    each of its answers has some; `comparable` where bits per byte can be told of it.
+    each of its answers has some, and two answers still differ; `comparable` where bits per byte can be told of it.
     """
 
     line: int
@@ -80,25 +85,33 @@ Answer = Trouble | Traits | PromptTokens | RowTokens
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child is asked: a model, the format of the rows that follow, and numbered prompts to be put to it."""
+    """What a child is asked: a model, the format of the rows that follow, and numbered prompts to be put to it. All of
+    it may take `seconds` of CPU time; None: whatever it takes."""
 
     model: ModelInfo
     format: UsedFormat
     max_length: int
     prompts: dict[int, str] = {}
+    seconds: int | None = None
 
 
-def judged(order: Order, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Answer]:
+def judged(
+    order: Order, rows: Iterable[tuple[int, dict[str, Any]]], running: set[subprocess.Popen[bytes]] | None = None
+) -> Iterator[Answer]:
     """What a model makes of prompts and rows (line, normalised row): its traits, then an answer for each, in order.
 
-    Ends early after a Trouble, and after the first row that took too much time or memory, which says so.
+    Ends early after a Trouble, and after the first row that took too much time or memory, which says so. What the rows
+    raise is raised here.
+    running: holds the child while there is one, for somebody else to kill it.
     """
     waiting: deque[int] = deque()  # the lines of rows that were not answered yet
-    with tempfile.TemporaryFile() as log:
-        process = child.start("oneseek.datasets.limited", log)
+    failed: list[BaseException] = []
+    children = set() if running is None else running
+    with tempfile.TemporaryFile() as log, child.running("oneseek.datasets.limited", log) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        feeder = threading.Thread(target=_feed, args=(process.stdin, order, rows, waiting), daemon=True)
+        children.add(process)
+        feeder = threading.Thread(target=_feed, args=(process.stdin, order, rows, waiting, failed), daemon=True)
         feeder.start()
         answered = 0
         try:
@@ -108,13 +121,15 @@ def judged(order: Order, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator
                 if isinstance(answer, RowTokens):
                     waiting.popleft()
                 yield answer
-            if code := process.wait():
-                yield _ended(order, code, answered, waiting[0] if waiting else None, log)
+            code = process.wait()
         finally:
             process.kill()
-            process.wait()
             feeder.join()
-            process.stdout.close()
+            children.discard(process)
+        if failed:
+            raise failed[0]
+        if code:
+            yield _ended(order, code, answered, waiting[0] if waiting else None, log)
 
 
 def measured(
@@ -135,20 +150,34 @@ def measured(
             yield answer
 
 
-def _feed(pipe: IO[bytes], order: Order, rows: Iterable[tuple[int, dict[str, Any]]], waiting: deque[int]) -> None:
-    # A broken pipe: the child has ended, which the end of its output says.
+def _feed(
+    pipe: IO[bytes],
+    order: Order,
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    waiting: deque[int],
+    failed: list[BaseException],
+) -> None:
+    """Write everything to the child. A broken pipe: it has ended, which the end of its output says."""
     with suppress(BrokenPipeError), pipe:
-        pipe.write(msgspec.json.encode(order) + b"\n")
-        for line, row in rows:
-            waiting.append(line)
-            pipe.write(msgspec.json.encode((line, row)) + b"\n")
+        try:
+            pipe.write(msgspec.json.encode(order) + b"\n")
+            for line, row in rows:
+                waiting.append(line)
+                pipe.write(msgspec.json.encode((line, row)) + b"\n")
+        except BrokenPipeError:
+            raise
+        except BaseException as error:  # noqa: BLE001  the rows' own, which belongs to who asked
+            failed.append(error)
 
 
 def _ended(order: Order, code: int, answered: int, line: int | None, log: IO[bytes]) -> Answer:
     """What came after so many answers (the traits, the prompts, the rows) ended the child, which was to answer `line`
     next."""
     if code == -child.TIME_LIMIT_SIGNAL:
-        problem, fix = f"The chat template runs longer than {SECONDS:g} s.", _MEND
+        what = "is not loaded and tried in time" if answered == 0 else f"runs longer than {SECONDS:g} s"
+        problem, fix = f"The chat template {what}.", _MEND
+    elif code == -signal.SIGXCPU:
+        problem, fix = f"The chat template takes more than {order.seconds} s for all rows.", _MEND
     else:
         log.seek(0)
         words = log.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -173,20 +202,18 @@ _NO_MEMORY = Trouble(
 
 def main() -> None:
     messages = child.begin()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it: there is nothing to finish
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # nothing here writes to a file
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_LAST_WORDS, _LAST_WORDS))  # nothing here writes to any other file
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
+    if order.seconds is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (order.seconds, order.seconds + 1))
     try:
-        encoder = encoder_of(order.model, order.format, _UNCUT)
-    except ModelError as error:
-        _say(messages, Trouble(f"{order.model.display_name}: {error.problem}", error.fix))
-        return
-    try:
-        with child.cpu_limit(SECONDS):
-            traits = probe(encoder.template) if encoder.template is not None else None
-    except MemoryError:
-        _say(messages, Trouble(f"{order.model.display_name}: {_NO_MEMORY.problem}", _NO_MEMORY.fix))
+        encoder, traits = _loaded(order)
+    except (ModelError, MemoryError) as error:
+        known = error if isinstance(error, ModelError) else ModelError(_NO_MEMORY.problem, _NO_MEMORY.fix)
+        _say(messages, Trouble(f"{order.model.display_name}: {known.problem}", known.fix))
         return
     _say(messages, Traits(traits))
     for number, prompt in order.prompts.items():
@@ -195,6 +222,18 @@ def main() -> None:
     for said in sys.stdin.buffer:
         line, row = msgspec.json.decode(said, type=tuple[int, dict[str, Any]])
         _say(messages, _row(encoder, line, row, limit))
+
+
+def _loaded(order: Order) -> tuple[Encoder, TemplateTraits | None]:
+    """An encoder that cuts nothing, and what its template does."""
+    if STRATEGY_OF[order.format] == "chat" and order.model.chat_template is not None:
+        with child.cpu_limit(SECONDS):
+            # Jinja computes what is constant while it compiles. A tokenizer may take longer to load than this.
+            ChatTemplate(order.model.chat_template, order.model.special_tokens)
+    with child.cpu_limit(_LOADING_SECONDS):
+        encoder = replace(encoder_of(order.model, order.format, _UNCUT), max_length=_UNCUT)
+    with child.cpu_limit(SECONDS):
+        return encoder, probe(encoder.template) if encoder.template is not None else None
 
 
 def _prompt(encoder: Encoder, number: int, prompt: str) -> PromptTokens:
@@ -232,9 +271,14 @@ def _row(encoder: Encoder, line: int, row: dict[str, Any], limit: int) -> RowTok
         supervised=sum(supervised),
         answer_bytes=answer_bytes,
         truncated=tokens > limit,
-        learnable=min(supervised) > 0,
+        learnable=min(supervised) > 0 and not _equal(examples, limit),
         comparable=tokens <= limit and answer_bytes > 0,
     )
+
+
+def _equal(examples: Sequence[Example], limit: int) -> bool:
+    """Whether nothing tells the answers of a pair apart any more: there is nothing to prefer."""
+    return len(examples) > 1 and np.array_equal(examples[0].input_ids[:limit], examples[1].input_ids[:limit])
 
 
 def _supervised(example: Example, limit: int) -> int:

@@ -137,6 +137,8 @@ def _check_message(message: object, number: int, where: str) -> Fault | None:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         return _bad_role(role, nth(number, where))
+    if len(message) > 2 and (fault := _check_unread(message, nth(number, where))):
+        return fault
     calls = message.get("tool_calls")
     if calls:
         where = nth(number, where)
@@ -147,6 +149,22 @@ def _check_message(message: object, number: int, where: str) -> Fault | None:
         return None  # nearly all messages, and no words are made for them
     # A tool that found nothing says nothing.
     return _check_content(content, nth(number, where), may_be_empty=role == "tool")
+
+
+def _check_unread(message: Mapping[str, Any], where: str) -> Fault | None:
+    """Fields that say what is to be learned, which nobody here reads: leaving them out would teach something else."""
+    if message.get("weight") == 0 and message["role"] == "assistant":
+        return Fault("unsupported-content", f"{where} has weight 0, but every answer of a chat is learned")
+    for name, instead in _UNREAD.items():
+        if message.get(name):
+            return Fault("unsupported-content", f"{where} has {name}, which is not read: {instead}")
+    return None
+
+
+_UNREAD: Final[Mapping[str, str]] = {
+    "function_call": "write tool_calls",
+    "reasoning_content": "write it into the content as the template does, or remove it",
+}
 
 
 def _bad_role(role: object, where: str) -> Fault:

@@ -17,17 +17,22 @@ from numpy.typing import NDArray
 
 from oneseek.datasets.containers import Progress, RowFile
 from oneseek.datasets.faults import Fault, FaultKind
-from oneseek.datasets.formats import Format, check_row, detect, no_format, normalise_row, row_digest
+from oneseek.datasets.formats import (
+    COLUMNS_OF,
+    FIELDS_OF,
+    Format,
+    canonical,
+    check_row,
+    detect,
+    no_format,
+    normalise_row,
+)
 from oneseek.datasets.scan import EXAMPLES, ProblemGroup, RowProblem, Sample, Scan
 from oneseek.errors import DatasetError
 
 _SHOWN: Final = 5  # rows that a scan shows as they stand
 _LONGEST_SHOWN: Final = 1 << 20  # bytes
 _HELD: Final = 16 << 20  # bytes of sample rows that are held, of the longest ones and of those drawn each
-_WHAT_ROWS_NEED: Final = (
-    "Give every row `messages`, or `conversations`, or `text`, or `prompt` and `completion`, or `instruction` and "
-    "`output`, or `prompt`, `chosen` and `rejected`."
-)
 
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -84,17 +89,19 @@ class Dataset(msgspec.Struct, frozen=True, eq=False):
     rows_sha256: str
 
 
-def rows_of(path: Path, progress: Progress | None = None) -> Iterator[JudgedRow]:
+def rows_of(path: Path, progress: Progress | None = None, *, sha256: str | None = None) -> Iterator[JudgedRow]:
     """Every row of a file, judged, in constant memory. Rows that cannot be used do not stop it.
 
     Args:
         progress: is told how far the reading is: bytes done, bytes in all.
+        sha256: of the file's bytes as they were read before, in hex, where these must be the same rows.
 
     Raises:
         DatasetError: before the first row or after the last: there is no dataset at all. No such file, not a file, no
-            permission, packed, not text, nothing in it, changed meanwhile, or no row of a known format.
+            permission, packed, not text, nothing in it, a CSV header that cannot be read, changed meanwhile or since
+            `sha256`, or no row of a known format.
     """
-    return iter(_Reading(path, progress))
+    return iter(_Reading(path, progress, sha256))
 
 
 def scan(
@@ -122,10 +129,11 @@ def scan(
         if fault:
             problems.add(line, fault)
             continue
-        encoded = tally.add(line, normalise_row(row, reading.known_format))
+        used = normalise_row(row, reading.known_format)
+        size = tally.add(line, used)
         place = len(tally.lines) - 1, line
-        long_rows.offer(len(encoded), place, encoded)
-        drawn_rows.offer(random_rank(), place, encoded)
+        long_rows.offer(size, place, used)
+        drawn_rows.offer(random_rank(), place, used)
     return Scan(
         path=str(path),
         sha256=reading.file.sha256,
@@ -153,7 +161,9 @@ def read_dataset(path: Path) -> Dataset:
     rows: list[bytes] = []
     for line, _, row, fault in reading:
         if not fault:
-            rows.append(tally.add(line, normalise_row(row, reading.known_format)))
+            used = normalise_row(row, reading.known_format)
+            tally.add(line, used)
+            rows.append(_encode(used))
     return Dataset(
         path=str(path),
         sha256=reading.file.sha256,
@@ -168,8 +178,9 @@ def read_dataset(path: Path) -> Dataset:
 class _Reading:
     """One pass over a file. The format is that of the first row that has one."""
 
-    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+    def __init__(self, path: Path, progress: Progress | None = None, sha256: str | None = None) -> None:
         self.file = RowFile(path, progress)
+        self._sha256 = sha256
         self._format: Format | None = None
         self._telling: RowProblem | None = None  # the bad row that tells most where none has a format: an object
         self._any_object = False
@@ -190,9 +201,14 @@ class _Reading:
                     fault = _why_not_json(data, error)
                 else:
                     fault = self._judge(row)
-            if fault and self._format is None:
+            if fault:
                 self._remember(line, row, fault)
             yield JudgedRow(line, data, row, fault)
+        if self._sha256 not in (None, self.file.sha256):
+            raise DatasetError(
+                f"The dataset {self.file.path} changed after it was first read.",
+                "Wait until it is written, then try again.",
+            )
         if self._format is None:
             raise self._no_dataset()
 
@@ -203,16 +219,17 @@ class _Reading:
     def _remember(self, line: int, row: Any, fault: Fault) -> None:
         is_object = isinstance(row, dict)
         if self._telling is None or (is_object and not self._any_object):
-            self._telling = RowProblem(line, fault.kind, fault.reason)
+            self._telling = RowProblem(line, fault.reason)
         self._any_object |= is_object
 
     def _no_dataset(self) -> DatasetError:
         path, telling = self.file.path, self._telling
         if telling is None:
             return DatasetError(f"The dataset {path} is empty.", "Name a file with at least two rows.")
-        what = "" if self._any_object else "Write one JSON object a line (JSONL), or one JSON array of objects. "
+        forms = "one JSON object a line (JSONL), or one JSON array of objects; a file of CSV must end in .csv"
+        what = "" if self._any_object else f"Write {forms}. "
         return DatasetError(
-            f"No row of {path} can be used; line {telling.line}: {telling.reason}.", what + _WHAT_ROWS_NEED
+            f"No row of {path} can be used; line {telling.line}: {telling.reason}.", what + _what_rows_need()
         )
 
 
@@ -225,14 +242,15 @@ class _Tally:
         self.whole = hashlib.sha256()
         self.longest: int | None = None
 
-    def add(self, line: int, row: dict[str, Any]) -> bytes:
-        """The normalised row as JSON."""
-        digest, encoded = row_digest(row), _encode(row)
+    def add(self, line: int, row: dict[str, Any]) -> int:
+        """Bytes of the normalised row as JSON."""
+        encoded = canonical(row)
+        digest = hashlib.sha256(encoded).digest()  # row_digest's, without encoding once more
         self.whole.update(digest)
         self.digests.append(int.from_bytes(digest[:8], "big"))
         self.lines.append(line)
         self.longest = max(self.longest or 0, len(encoded))
-        return encoded
+        return len(encoded)
 
 
 class _Problems:
@@ -244,7 +262,7 @@ class _Problems:
     def add(self, line: int, fault: Fault) -> None:
         examples, count = self._found.get(fault.kind, ([], 0))
         if count < EXAMPLES:
-            examples.append(RowProblem(line, fault.kind, fault.reason))
+            examples.append(RowProblem(line, fault.reason))
         self._found[fault.kind] = examples, count + 1
 
     def groups(self) -> tuple[ProblemGroup, ...]:
@@ -263,11 +281,12 @@ class _Kept:
         self._bytes = 0
         self._floor = -1.0  # no row of this rank or below comes in, even where bytes become free
 
-    def offer(self, rank: float, place: tuple[int, int], encoded: bytes) -> None:
+    def offer(self, rank: float, place: tuple[int, int], row: dict[str, Any]) -> None:
         """place: the row's index and line."""
         if rank <= self._floor:
             return
         index, line = place
+        encoded = _encode(row)
         heapq.heappush(self._heap, (rank, -index, line, encoded))
         self._bytes += len(encoded)
         while len(self._heap) > self._count or (self._bytes > _HELD and len(self._heap) > 1):
@@ -281,6 +300,15 @@ class _Kept:
 
 def _samples(rows: dict[int, tuple[int, bytes]]) -> tuple[Sample, ...]:
     return tuple(Sample(index, line, _decode(encoded)) for index, (line, encoded) in sorted(rows.items()))
+
+
+def _what_rows_need() -> str:
+    needed = (
+        [f"`{name}`" for name in columns if name in FIELDS_OF[form] or name == "prompt"]
+        for form, columns in COLUMNS_OF.items()
+    )
+    listed = (" and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) for names in needed)
+    return f"Give every row {', or '.join(dict.fromkeys(listed))}."
 
 
 def _why_not_json(data: bytes, error: Exception) -> Fault:

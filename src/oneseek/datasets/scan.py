@@ -21,7 +21,6 @@ class RowProblem(msgspec.Struct, frozen=True):
     """A row that cannot be used. Lines are counted from 1; in Parquet a row's number stands for its line."""
 
     line: int
-    kind: FaultKind
     reason: str
 
 

@@ -21,8 +21,9 @@ from oneseek.datasets.containers import Progress
 from oneseek.datasets.formats import USED_AS, Format, UsedFormat, normalise_row
 from oneseek.datasets.limited import RowTokens, measured
 from oneseek.datasets.read import rows_of, scan
+from oneseek.datasets.scan import ProblemGroup, Scan
 from oneseek.datasets.tokens import TOKENIZER
-from oneseek.errors import StorageError
+from oneseek.errors import ModelError, StorageError
 from oneseek.files.durable import sha256_bytes, sha256_file, storage_errors, write_json
 from oneseek.registry.capabilities import ModelInfo
 
@@ -88,14 +89,24 @@ class TokenStatistics(msgspec.Struct, frozen=True, kw_only=True):
         return self.truncated / self.tokens.rows if self.tokens.rows else 0.0
 
 
+class Unusable(msgspec.Struct, frozen=True):
+    """Why a base model can be used with none of the rows, and the fix."""
+
+    problem: str
+    fix: str
+
+
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """How long the usable rows of a dataset are; `models` by key. `sha256` is of the file's bytes."""
+    """How long the usable rows of a dataset are; `bad_rows` are the others, by kind. `models` by key, and those that
+    can't be used apart. `sha256` is of the file's bytes."""
 
     path: str
     sha256: str
     format: Format
     characters: Lengths
+    bad_rows: tuple[ProblemGroup, ...]
     models: dict[str, TokenStatistics]
+    unusable: dict[str, Unusable]
 
 
 def lengths(values: Iterable[int]) -> Lengths:
@@ -162,40 +173,47 @@ def file_statistics(
     kept: Path,
     progress: Callable[[str], Progress | None] = lambda _: None,
 ) -> Statistics:
-    """The statistics of a file's usable rows, in the tokens of each model.
+    """The statistics of a file's usable rows, in the tokens of each model that can be used.
 
     Args:
         kept: the directory of token counts that were made before.
-        progress: for what is read for (`"rows"`, `"characters"`, or a model's key), who is told how far the reading is.
+        progress: for what is done, in words, who is told how far the reading is.
 
     Raises:
-        DatasetError: the file cannot be read as a dataset.
-        ModelError: a model cannot be used with any of its rows.
+        DatasetError: the file cannot be read as a dataset, or changes meanwhile.
     """
-    found = scan(path, longest=0, drawn=0, progress=progress("rows"))
-    rows = partial(_used_rows, path, found.format)
-    return Statistics(
-        path=found.path,
-        sha256=found.sha256,
-        format=found.format,
-        characters=lengths(characters(row) for _, row in rows(progress("characters"))),
-        models={
-            model.key: model_statistics(
+    found = scan(path, longest=0, drawn=0, progress=progress("Checking rows"))
+    rows = partial(_used_rows, path, found)
+    said = lengths(characters(row) for _, row in rows(progress("Counting characters")))
+    counted: dict[str, TokenStatistics] = {}
+    unusable: dict[str, Unusable] = {}
+    for model in models:
+        try:
+            counted[model.key] = model_statistics(
                 model,
                 USED_AS[found.format],
-                rows(progress(model.key)),
+                rows(progress(f"Counting tokens of {model.key}")),
                 count=found.rows,
                 dataset_sha256=found.sha256,
                 max_length=max_length,
                 kept=kept,
             )
-            for model in models
-        },
+        except ModelError as error:
+            unusable[model.key] = Unusable(error.problem, error.fix)
+    return Statistics(
+        path=found.path,
+        sha256=found.sha256,
+        format=found.format,
+        characters=said,
+        bad_rows=found.problems,
+        models=counted,
+        unusable=unusable,
     )
 
 
-def _used_rows(path: Path, form: Format, progress: Progress | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    return ((line, normalise_row(row, form)) for line, _, row, fault in rows_of(path, progress) if fault is None)
+def _used_rows(path: Path, found: Scan, progress: Progress | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    judged = rows_of(path, progress, sha256=found.sha256)
+    return ((line, normalise_row(row, found.format)) for line, _, row, fault in judged if fault is None)
 
 
 def model_statistics(
@@ -218,7 +236,8 @@ def model_statistics(
     known = _read(path)
     if known is None:
         known = token_statistics(measured(model, form, rows, max_length), count, max_length)
-        _keep(path, known)
+        if not known.unmeasured:  # a child that was killed may do better another time
+            _keep(path, known)
     return known
 
 

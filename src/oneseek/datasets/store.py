@@ -17,10 +17,9 @@ import msgspec
 from filelock import FileLock
 
 from oneseek.datasets.containers import Progress
-from oneseek.datasets.faults import FaultKind
 from oneseek.datasets.formats import Format
 from oneseek.datasets.read import scan
-from oneseek.datasets.scan import Container, Scan
+from oneseek.datasets.scan import Container, ProblemGroup, Scan
 from oneseek.errors import DatasetError, StorageError
 from oneseek.files.durable import TEMP_SUFFIX, copy_file, sha256_file, storage_errors, sync_directory, write_json
 from oneseek.files.layout import Home
@@ -35,7 +34,7 @@ _PREFIX: Final = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}")
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """A dataset in the store. `sha256` is of its bytes; `rows` can be used, `bad_rows` counts the others by kind.
+    """A dataset in the store. `sha256` is of its bytes; `rows` can be used, `bad_rows` are the others by kind.
     `added_at` is UTC, as 2026-11-21T07:19:00Z."""
 
     name: str
@@ -44,7 +43,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     format: Format
     container: Container
     rows: int
-    bad_rows: dict[FaultKind, int]
+    bad_rows: tuple[ProblemGroup, ...]
     added_at: str
 
 
@@ -70,29 +69,30 @@ def add(
     *,
     progress: Progress | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> Stored:
+) -> tuple[Stored, str | None]:
     """Keep a copy of `source` under `name`, its file's name unless given. The same content is kept once: adding it
-    again under another name renames it.
+    again under another name renames it, and the name that it had is returned beside it.
 
     progress: is told how far the reading is.
 
     Raises:
-        DatasetError: the file cannot be read as a dataset, the name cannot be one, or the file changes meanwhile.
+        DatasetError: the file cannot be read as a dataset, the name cannot be one or other content has it, or the file
+            changes meanwhile.
         StorageError: it could not be written.
     """
     given = _checked(source.name if name is None else name)
     found = scan(source, longest=0, drawn=0, progress=progress)
     with _alone(home):
-        known = _entry(home, found.sha256, thoroughly=True)
-        if isinstance(known, Stored):
-            given = given if name is not None else known.name
-            stored = msgspec.structs.replace(known, name=given)
-        else:
-            stored = _described(found, given, now())
+        entry = _entry(home, found.sha256, thoroughly=True)
+        known = entry if isinstance(entry, Stored) else None
+        if known and name in (None, known.name):
+            return known, None
+        stored = msgspec.structs.replace(known, name=given) if known else _described(found, given, now())
+        _refuse_taken(home, stored)
+        if known is None:
             _take_in(source, path_of(home, stored), found.sha256)
-        if stored != known:
-            write_json(_meta(home, stored.sha256), msgspec.to_builtins(stored))
-    return stored
+        write_json(_meta(home, stored.sha256), msgspec.to_builtins(stored))
+    return stored, known.name if known else None
 
 
 def listing(home: Home) -> Listing:
@@ -127,14 +127,14 @@ def find(home: Home, given: str) -> Path | None:
     """
     plain = home.datasets / given
     with suppress(OSError):  # a name that is too long for a file
-        if plain.parent == home.datasets and plain.is_file():
+        if plain.parent == home.datasets and plain.is_file() and not _is_ours(given):
             return plain
     entry = _whole(home, given)
     return None if entry is None else path_of(home, entry)
 
 
-def remove(home: Home, given: str) -> str:
-    """Remove a dataset, damaged or not, by its name or the first digits of its hash; its whole hash.
+def remove(home: Home, given: str) -> Stored | Damaged:
+    """Remove a dataset, damaged or not, by its name or the first digits of its hash; what it was.
 
     Raises:
         DatasetError: there is none, or there are several.
@@ -148,7 +148,7 @@ def remove(home: Home, given: str) -> str:
             for path in (_meta(home, entry.sha256), *_files(home, entry.sha256)):
                 path.unlink(missing_ok=True)
             sync_directory(home.datasets)
-    return entry.sha256
+    return entry
 
 
 def path_of(home: Home, stored: Stored) -> Path:
@@ -159,6 +159,11 @@ def path_of(home: Home, stored: Stored) -> Path:
 # -- entries -------------------------------------------------------------------------------------------------------
 
 
+def _is_ours(name: str) -> bool:
+    """A file that the store keeps for itself."""
+    return name.startswith(".") or name.endswith(_META)
+
+
 def _described(found: Scan, name: str, at: datetime) -> Stored:
     return Stored(
         name=name,
@@ -167,13 +172,26 @@ def _described(found: Scan, name: str, at: datetime) -> Stored:
         format=found.format,
         container=found.container,
         rows=found.rows,
-        bad_rows={group.kind: group.count for group in found.problems},
+        bad_rows=found.problems,
         added_at=at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
 
 
+def _refuse_taken(home: Home, wanted: Stored) -> None:
+    """No two datasets have one name: it would mean neither."""
+    for other in listing(home).datasets:
+        if other.name == wanted.name and other.sha256 != wanted.sha256:
+            raise DatasetError(
+                f"The name {wanted.name!r} is taken: the stored dataset {other.sha256[:12]} has it, with "
+                f"{other.rows:,} rows of {other.format}.",
+                f"Give another: --name NAME; or remove that one: oneseek data remove {other.sha256[:12]}",
+            )
+
+
 def _take_in(source: Path, target: Path, sha256: str) -> None:
     with storage_errors(target):
+        if target.is_file() and sha256_file(target) == sha256:
+            return  # only its description was missing; and it may be the very file that is added
         target.unlink(missing_ok=True)  # what is there belongs to no whole entry
     try:
         copy_file(source, target)
@@ -241,7 +259,7 @@ def _unknown(home: Home, given: str) -> DatasetError:
     known = ", ".join(repr(entry.name) for entry in listing(home).datasets[:10])
     return DatasetError(
         f"There is no stored dataset {given[:80]!r}; " + (f"there are {known}." if known else "none is stored."),
-        "Add it: oneseek data add FILE",
+        "See what is stored: oneseek data list",
     )
 
 

@@ -19,13 +19,16 @@ from oneseek.chat.template import ChatTemplate
 from oneseek.chat.turns import Span
 from oneseek.datasets.formats import METHOD_OF, STRATEGY_OF, UsedFormat
 from oneseek.datasets.token_cache import TokenCache
-from oneseek.errors import ModelError
+from oneseek.errors import DatasetError, ModelError
 from oneseek.files.durable import sha256_bytes, sha256_file
 from oneseek.registry.capabilities import ModelInfo
 
 IGNORED = -100  # the label of a token that is not learned; what torch's cross-entropy leaves out
 
 TOKENIZER = "tokenizer.json"
+
+LONGEST_TEXT = 4_000_000
+"""Characters of one example. Tokenising takes about 200 bytes of memory for each, and a model reads few of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +92,22 @@ class Encoder:
         return self.encode_texts(self.render(row))
 
     def render(self, row: dict[str, Any]) -> tuple[Rendered, ...]:
-        """What the row is as text, for each of its examples."""
+        """What the row is as text, for each of its examples.
+
+        Raises:
+            DatasetError, ModelError: as `render_row`; DatasetError also when a text is too long to be tokenised.
+        """
         if METHOD_OF[self.format] == "dpo":
-            return render_preference(row, self.format, self.template, self.eos)
-        return (render_row(row, self.format, self.template, self.eos),)
+            texts: tuple[Rendered, ...] = render_preference(row, self.format, self.template, self.eos)
+        else:
+            texts = (render_row(row, self.format, self.template, self.eos),)
+        longest = max(len(rendered.text) for rendered in texts)
+        if longest > LONGEST_TEXT:
+            raise DatasetError(
+                f"The row has {longest:,} characters; more than {LONGEST_TEXT:,} are not tokenised.",
+                "Split it into several rows, or shorten it.",
+            )
+        return texts
 
     def encode_texts(self, texts: Sequence[Rendered]) -> list[Example]:
         """Tokenise each rendering whole, several at once where the process has threads for it.

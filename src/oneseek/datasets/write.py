@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
 from oneseek.datasets.containers import Progress
 from oneseek.datasets.convert import convert, lost_by, targets_of
-from oneseek.datasets.formats import USED_AS, Format, detect, normalise_row, row_digest
+from oneseek.datasets.formats import COLUMNS_OF, USED_AS, Format, Holds, detect, normalise_row, row_digest
 from oneseek.datasets.read import rows_of, scan
 from oneseek.datasets.scan import Container, Scan
 from oneseek.errors import DatasetError
@@ -26,9 +28,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 EXAMPLES: Final = 10
-"""Rows that are named of those that cannot be converted."""
+"""Reasons that are named of those why rows cannot be converted, and fields of those that are left out."""
 
-_CONTAINER_OF: Final[Mapping[str, Container]] = {".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+LINES: Final = 3
+"""Rows that are named for each reason."""
+
+_CONTAINER_OF: Final[Mapping[str, Container]] = {
+    ".jsonl": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +65,7 @@ def convert_file(
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Written:
-    """Write the rows of `source` as `target` to `into`, in the container that its name says unless one is given.
+    """Write the rows of `source` as `target` to `into`, in the container that its ending says unless one is given.
 
     Nothing is lost: each row converts exactly, and the new file is read back and compared before it takes its name.
     Fields that the source's format does not use are left out, and told. progress: is told how far the reading is.
@@ -64,7 +75,7 @@ def convert_file(
             `into` is there and not to be replaced, or cannot be a file of this container.
         StorageError: `into` could not be written.
     """
-    container = container or _CONTAINER_OF.get(into.suffix.lower(), "jsonl")
+    container = container or _container_of(into)
     _refuse_place(into, container, replace=replace)
     rows = _Converted(source, target, container, progress)
     with storage_errors(into), tempfile.TemporaryDirectory(TEMP_SUFFIX, f"{into.name}.", into.parent) as beside:
@@ -103,8 +114,8 @@ class _Converted:
         # Columns have one type: what messages may be written as in several ways is written as it is used.
         self._as_used = container in ("csv", "parquet") and USED_AS[target] == target
         self._heard = progress
-        self._losses: list[str] = []
-        self._lost = 0
+        self._lines_of: dict[str, list[int]] = {}  # the first rows that are lost, by reason
+        self._lost: Counter[str] = Counter()  # by reason; by "" for the reasons that are not named
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for line, _, row, fault in rows_of(self._source, self._heard):
@@ -114,7 +125,7 @@ class _Converted:
             if fault or self.format is None:
                 self._lose(line, fault.reason if fault else "the row has no known format")
                 continue
-            used = {name: value for name, value in row.items() if name in _COLUMNS[self.format]}
+            used = {name: value for name, value in row.items() if name in COLUMNS_OF[self.format]}
             if len(used) < len(row) and len(self.left_out) < EXAMPLES:
                 self.left_out.update(dict.fromkeys(name for name in row if name not in used))
             if reason := lost_by(used, self.format, self._target):
@@ -128,32 +139,58 @@ class _Converted:
 
     def refuse_losses(self) -> None:
         if self._lost:
-            more = f"; and {self._lost - EXAMPLES:,} more" if self._lost > EXAMPLES else ""
+            reasons = [f"{_named(lines, self._lost[reason])}: {reason}" for reason, lines in self._lines_of.items()]
+            if other := self._lost[""]:
+                reasons.append(f"{_rows(other)} for other reasons")
             raise DatasetError(
-                f"{self._lost:,} rows of {self._source} cannot be converted to {self._target}: "
-                f"{'; '.join(self._losses)}{more}.",
+                f"{_rows(self._lost.total())} of {self._source} cannot be converted to {self._target}: "
+                f"{'; '.join(reasons)}.",
                 "Correct or remove these rows, or convert to another format. Nothing was written.",
             )
 
     def _lose(self, line: int, reason: str) -> None:
-        self._lost += 1
-        if self._lost <= EXAMPLES:
-            self._losses.append(f"line {line}: {reason}")
+        if reason not in self._lines_of and len(self._lines_of) == EXAMPLES:
+            reason = ""
+        elif len(lines := self._lines_of.setdefault(reason, [])) < LINES:
+            lines.append(line)
+        self._lost[reason] += 1
 
     def _refuse_target(self) -> None:
-        if self.format and self._target not in (known := (self.format, *targets_of(self.format))):
+        if self.format and self._target not in (self.format, *(others := targets_of(self.format))):
+            also = f", or be converted to {', '.join(others)}" if others else ""
             raise DatasetError(
                 f"{self._source} holds {self.format}, which cannot be converted to {self._target} without losing "
                 "something.",
-                f"Convert it to {', '.join(known)}.",
+                f"It can be trained on as it is{also}.",
             )
+
+
+def _named(lines: Sequence[int], count: int) -> str:
+    """`line 3`, `lines 3, 5` or `lines 3, 5, 9 and 12 more`."""
+    more = f" and {count - len(lines):,} more" if count > len(lines) else ""
+    return f"line{'' if count == 1 else 's'} {', '.join(map(str, lines))}{more}"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _container_of(into: Path) -> Container:
+    if (ending := into.suffix.lower()) in _CONTAINER_OF:
+        return _CONTAINER_OF[ending]
+    raise DatasetError(
+        f"{into} does not say by its ending what to write.",
+        f"End it in {', '.join(_CONTAINER_OF)}, or say it with --container.",
+    )
 
 
 def _refuse_place(into: Path, container: Container, *, replace: bool) -> None:
     if container == "csv" and into.suffix.lower() not in (".csv", ".tsv"):
         raise DatasetError(f"{into} would not be read as CSV: that is told by its name.", "End the name in .csv")
     if not into.parent.is_dir():
-        raise DatasetError(f"There is no directory {into.parent}.", "Make it first: mkdir -p")
+        raise DatasetError(
+            f"There is no directory {into.parent}.", f"Make it first: mkdir -p {shlex.quote(str(into.parent))}"
+        )
     if into.exists() and not (replace and into.is_file()):
         raise DatasetError(f"{into} is there already.", "Name another file, or replace it with --force.")
 
@@ -180,26 +217,6 @@ def _cannot_hold(container: Container, line: int) -> DatasetError:
 
 # -- one container after the other ---------------------------------------------------------------------------------
 
-
-_Kind = Literal["text", "messages", "turns", "turn", "history", "tools"]
-
-# The fields that each format uses; in CSV and Parquet the columns, whether a row needs them or not.
-_COLUMNS: Final[Mapping[Format, Mapping[str, _Kind]]] = {
-    "messages": {"messages": "messages", "tools": "tools"},
-    "sharegpt": {"system": "text", "conversations": "turns", "tools": "tools"},
-    "text": {"text": "text"},
-    "prompt_completion": {"prompt": "text", "completion": "text"},
-    "alpaca": {"system": "text", "history": "history", "instruction": "text", "input": "text", "output": "text"},
-    "preference": {"prompt": "text", "chosen": "text", "rejected": "text"},
-    "preference_chat": {"prompt": "messages", "chosen": "messages", "rejected": "messages", "tools": "tools"},
-    "preference_sharegpt": {
-        "system": "text",
-        "conversations": "turns",
-        "chosen": "turn",
-        "rejected": "turn",
-        "tools": "tools",
-    },
-}
 
 _AT_ONCE: Final = 4096  # rows of Parquet, which become a row group
 
@@ -229,7 +246,7 @@ def _write_json(rows: Iterable[dict[str, Any]], form: Format, path: Path) -> Non
 
 
 def _write_csv(rows: Iterable[dict[str, Any]], form: Format, path: Path) -> None:
-    columns = _COLUMNS[form]
+    columns = COLUMNS_OF[form]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -267,7 +284,7 @@ def _schema(form: Format) -> pa.Schema:
         {"id": text, "type": text, "function": pa.struct({"name": text, "arguments": text})},
     )
     turn = pa.struct({"from": text, "value": text})
-    types: Mapping[_Kind, pa.DataType] = {
+    types: Mapping[Holds, pa.DataType] = {
         "text": text,
         "tools": text,  # schemas of functions differ from row to row, which columns can't: JSON can
         "turn": turn,
@@ -277,12 +294,12 @@ def _schema(form: Format) -> pa.Schema:
             pa.struct({"role": text, "content": text, "tool_calls": pa.list_(call), "name": text, "tool_call_id": text})
         ),
     }
-    return pa.schema([(name, types[kind]) for name, kind in _COLUMNS[form].items()])
+    return pa.schema([(name, types[kind]) for name, kind in COLUMNS_OF[form].items()])
 
 
 def _columns_of(row: dict[str, Any], form: Format) -> dict[str, Any]:
     columns = {}
-    for name, kind in _COLUMNS[form].items():
+    for name, kind in COLUMNS_OF[form].items():
         value = row.get(name)
         if value is not None and kind == "tools":
             value = _cell(value)

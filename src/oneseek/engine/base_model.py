@@ -7,6 +7,7 @@ from pathlib import Path
 import safetensors
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -42,7 +43,7 @@ def load_base_model(path: Path, dtype: torch.dtype, quantization: Quantization |
     except ImportError as error:  # what packs a model now, or packed it as its config.json says
         fix = _INSTALL if quantization else "Select a model that is not quantised, or install what is named."
         raise _unloadable(path, error, fix) from error
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError, safetensors.SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         raise _unloadable(path, error, "Download or convert it again.") from error

@@ -15,21 +15,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from oneseek.errors import ModelError
-from oneseek.files.durable import TEMP_SUFFIX, storage_errors, sync_directory, write_json
+from oneseek.files.durable import storage_errors, sync_directory, write_json
 from oneseek.registry.model_files import object_or_none
 
 PICKLE = "pytorch_model.bin"
 INDEX = f"{PICKLE}.index.json"
 _DOWNLOAD = "Download the model's safetensors files instead."
+_AGAIN = "Download or copy it again."
+_BARE_PICKLE = b"\x80"  # the first byte of protocol 2 and later, which torch.save wrote before it wrote zip archives
 
 
-def convert(directory: Path) -> list[str]:
+def convert(directory: Path, scratch: Path) -> list[str]:
     """Write model.safetensors beside pytorch_model.bin, or a shard beside each of its shards and then their index.
 
-    The new files are read back and compared before they get their names; the old ones stay. Tensors that share memory,
-    as an embedding and a head that are tied, are written once each: safetensors has no shared ones, and whether they
-    are tied is for the model's code to say. Returns the names of the files written.
+    The new files are read back and compared before any of them comes into the model's directory; the old ones stay.
+    Tensors that share memory, as an embedding and a head that are tied, are written once each: safetensors has no
+    shared ones, and whether they are tied is for the model's code to say. Returns the names of the files written.
 
+    scratch: an empty directory on the same disk. Whatever ends this, nothing unfinished is left anywhere else.
     Raises:
         ModelError: no such file, one that holds anything but tensors (nothing of it is run), or what was written is not
             what was read.
@@ -40,14 +43,18 @@ def convert(directory: Path) -> list[str]:
     total = 0
     for old, new in shards.items():
         tensors = _load(directory / old)
-        _write(directory / new, tensors, like=directory / old)
+        _write(scratch / new, tensors, like=directory / old)
         weight_map.update(dict.fromkeys(tensors, new))
         total += sum(tensor.nbytes for tensor in tensors.values())
     written = list(shards.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        write_json(directory / "model.safetensors.index.json", index)
+        write_json(scratch / "model.safetensors.index.json", index)
         written.append("model.safetensors.index.json")
+    with storage_errors(directory):
+        for name in written:  # the index last: without it no shard is taken for the model's
+            (scratch / name).replace(directory / name)
+        sync_directory(directory)
     return written
 
 
@@ -63,7 +70,7 @@ def _shards(directory: Path) -> dict[str, str]:
         raise ModelError(f"{directory / INDEX} has no weight_map from tensors to files.", _DOWNLOAD)
     missing = sorted(name for name in names if not (directory / name).is_file())
     if missing:
-        raise ModelError(f"{directory / missing[0]} is missing; {INDEX} names it.", "Download or copy it again.")
+        raise ModelError(f"{directory / missing[0]} is missing; {INDEX} names it.", _AGAIN)
     ordered = sorted(names)
     count = len(ordered)
     if count == 1:
@@ -74,10 +81,19 @@ def _shards(directory: Path) -> dict[str, str]:
 def _load(path: Path) -> dict[str, Tensor]:
     """The tensors of a pickle file, each with memory of its own. Only tensors are read, nothing else of it is run."""
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"{path} is not read, as it is no file of tensors alone: {reason}", _DOWNLOAD) from error
+        archive = zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            if not archive and file.read(1) != _BARE_PICKLE:
+                raise ModelError(f"{path} is cut off, or torch.save did not write it.", _AGAIN)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError as error:  # torch's own words say how to run the code all the same
+        raise ModelError(
+            f"{path} is not read: it holds more than tensors, which could run code.",
+            "Select a model with safetensors.",
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        raise ModelError(f"{path} could not be read, it may be damaged: {reason}.", _AGAIN) from error
     if not isinstance(loaded, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
@@ -94,24 +110,19 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], like: Path) -> None:
-    """Write, compare, rename. Who may read the old file may read the new one."""
-    temporary = path.with_name(path.name + TEMP_SUFFIX)
+    """Write and compare. Who may read the old file may read the new one."""
     with storage_errors(path):
         try:
-            save_file(dict(tensors), temporary, metadata={"format": "pt"})
-            temporary.chmod(like.stat().st_mode & 0o777)
-            with temporary.open("rb") as file:
+            save_file(dict(tensors), path, metadata={"format": "pt"})
+            path.chmod(like.stat().st_mode & 0o777)
+            with path.open("rb") as file:
                 os.fsync(file.fileno())
-            if not _holds(temporary, tensors):
+            if not _holds(path, tensors):
                 raise ModelError(f"{path} was not written as it should be.", "Check the disk, and convert it again.")
-            temporary.replace(path)
-            sync_directory(path.parent)
         except SafetensorError as error:
             raise ModelError(
                 f"{path} could not be written: {error}.", "Check the disk, and convert it again."
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:

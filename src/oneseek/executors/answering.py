@@ -89,27 +89,19 @@ def ask(questions: Questions) -> Iterator[Generated]:
         WorkerFailed: memory ran out, or the process was lost.
         StorageError: the disk failed.
     """
-    with tempfile.TemporaryFile() as log:
-        process = child.start("oneseek.executors.answering", log)
+    with tempfile.TemporaryFile() as log, child.running("oneseek.executors.answering", log) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        try:
-            with suppress(BrokenPipeError):  # it has died, which the end of its output says
-                process.stdin.write(encode(questions) + b"\n")
-                process.stdin.flush()
-            for line in process.stdout:
-                message = decode_message.decode(line)
-                if isinstance(message, Failure):
-                    raise _error(questions.model, message)
-                yield message
-            if code := process.wait():
-                raise _lost(questions.model, code, log)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
+        with suppress(BrokenPipeError):  # it has died, which the end of its output says
+            process.stdin.write(encode(questions) + b"\n")
+            process.stdin.flush()
+        for line in process.stdout:
+            message = decode_message.decode(line)
+            if isinstance(message, Failure):
+                raise _error(questions.model, message)
+            yield message
+        if code := process.wait():
+            raise _lost(questions.model, code, log)
 
 
 def answer(questions: Questions, send: Send) -> None:

@@ -6,6 +6,8 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -13,6 +15,7 @@ import msgspec
 from oneseek import child
 from oneseek.errors import ModelError
 from oneseek.executors.worker import Failure, encode, failure
+from oneseek.files.durable import TEMP_SUFFIX, remove_directory, storage_errors
 
 # Besides the largest file, which is mapped, copied where it has to be, and read back: torch itself takes a few GiB.
 _ADDRESS_SPACE = 8 * 2**30
@@ -25,13 +28,15 @@ _decode: msgspec.json.Decoder[tuple[str, ...] | Failure] = msgspec.json.Decoder(
 def convert_model(path: Path) -> tuple[str, ...]:
     """Write the safetensors files of a model that has only pickled ones, beside these; the names of the new files.
 
-    Nothing in the pickle is run: it is read as tensors alone, in a process of its own.
+    Nothing in the pickle is run: it is read as tensors alone, in a process of its own. However that ends, what it had
+    not finished is gone when this returns or raises.
 
     Raises:
         ModelError: it can't be read, or could not be written.
+        StorageError: nothing can be written into the model's directory.
     """
-    process = child.start("oneseek.executors.converting", subprocess.DEVNULL)
-    said, _ = process.communicate(encode(str(path)) + b"\n")
+    with _scratch(path) as scratch, child.running("oneseek.executors.converting", subprocess.DEVNULL) as process:
+        said, _ = process.communicate(encode((str(path), str(scratch))) + b"\n")
     if not said:
         raise ModelError(
             f"{path} could not be converted: its process ended with exit code {process.returncode}.",
@@ -43,9 +48,26 @@ def convert_model(path: Path) -> tuple[str, ...]:
     return found
 
 
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """An empty directory in the model's, so that it is on the same disk, for as long as the context lasts.
+
+    One that is there was left by a conversion that was killed together with whoever had started it.
+    """
+    scratch = path / f"converting{TEMP_SUFFIX}"
+    with storage_errors(scratch):
+        remove_directory(scratch)
+        scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        with storage_errors(scratch):
+            remove_directory(scratch)
+
+
 def main() -> None:
     messages = child.begin()
-    path = Path(msgspec.json.decode(sys.stdin.buffer.readline(), type=str))
+    path, scratch = map(Path, msgspec.json.decode(sys.stdin.buffer.readline(), type=tuple[str, str]))
     sizes = [file.stat().st_size for file in path.glob("*.bin")]
     memory = _ADDRESS_SPACE + _COPIES * max(sizes, default=0)
     seconds = _SECONDS + sum(sizes) // _BYTES_PER_SECOND
@@ -55,7 +77,7 @@ def main() -> None:
     try:
         from oneseek.engine.convert import convert
 
-        found: tuple[str, ...] | Failure = tuple(convert(path))
+        found: tuple[str, ...] | Failure = tuple(convert(path, scratch))
     except Exception as error:  # noqa: BLE001  whatever went wrong, who asked is told
         found = failure(error)
     messages.write(encode(found) + b"\n")

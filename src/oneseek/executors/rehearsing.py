@@ -53,11 +53,10 @@ def rehearse(assignment: Assignment, learning_rate: float, enter: Callable[[Stag
         order = Order(
             assignment=msgspec.structs.replace(assignment, directory=str(directory)), learning_rate=learning_rate
         )
-        process = child.start("oneseek.executors.rehearsing", log, assignment.threads)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        stage: Stage = "loading"
-        try:
+        with child.running("oneseek.executors.rehearsing", log, assignment.threads) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            stage: Stage = "loading"
             with suppress(BrokenPipeError):  # it has died, which the end of its output says
                 process.stdin.write(encode(order) + b"\n")
                 process.stdin.flush()
@@ -68,12 +67,6 @@ def rehearse(assignment: Assignment, learning_rate: float, enter: Callable[[Stag
                 stage = message.stage
                 enter(stage)
             return _lost(process.wait(), stage, log)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
 
 
 def _lost(code: int, stage: Stage, log: IO[bytes]) -> Failure:

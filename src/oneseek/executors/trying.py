@@ -23,8 +23,8 @@ def try_model(path: Path) -> Computed:
     Raises:
         ModelError: it can't be loaded.
     """
-    process = child.start("oneseek.executors.trying", subprocess.DEVNULL)
-    said, _ = process.communicate(encode(str(path)) + b"\n")
+    with child.running("oneseek.executors.trying", subprocess.DEVNULL) as process:
+        said, _ = process.communicate(encode(str(path)) + b"\n")
     if not said:
         raise ModelError(
             f"{path.name} could not be loaded: its process ended with exit code {process.returncode}.",

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -48,7 +49,8 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: temporary file beside it, fsync, rename over it, fsync of the directory.
+    """Put `data` at `path`: temporary file beside it, fsync, rename over it, fsync of the directory. Who may read and
+    write a file that was there may do so with the new one.
 
     Raises:
         StorageError: it could not be written; what was at `path` is still there.
@@ -57,6 +59,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:
+                with suppress(FileNotFoundError):
+                    temporary.chmod(stat.S_IMODE(path.stat().st_mode))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -85,12 +89,15 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def create_exclusively(path: Path, data: bytes) -> bool:
-    """Make `path` with `data` unless it is there already; says whether it was made. Of many at once, one makes it."""
+def create_exclusively(path: Path, data: bytes, mode: int = 0o666) -> bool:
+    """Make `path` with `data` unless it is there already; says whether it was made. Of many at once, one makes it.
+
+    mode: of the file, less what the umask takes.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with path.open("xb") as file:
+            with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -40,7 +40,8 @@ class ModelTokens(msgspec.Struct, frozen=True, kw_only=True):
 
     `rows` were looked at, which are `all_rows` of the file or a sample. `refused` are those that it cannot take;
     `unlearnable` the lines of those of which nothing is left to learn, `truncated` the number of those that are cut;
-    `comparable` those that bits per byte can be told of. `longest` and `mean` are tokens of a row before it is cut.
+    `comparable` those that bits per byte can be told of. `longest` is the tokens of the longest row before
+    it is cut, `mean` those of a row after.
     Of the sample prompts, by number from 1: the tokens of each, or why it cannot be asked.
     `trouble` is why no row could be looked at.
     """

@@ -99,7 +99,7 @@ def _field_meant_by(path: Path) -> str:
 
 def _takes_any(path: Path) -> bool:
     meant = meant_by(path)
-    return meant is None or not (meant.alias.item or meant.alias.words)
+    return meant is None or meant.alias.takes_any
 
 
 def _own_path(field: str) -> Path:

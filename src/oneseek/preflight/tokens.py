@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,9 @@ from oneseek.datasets.formats import STRATEGY_OF, USED_AS
 from oneseek.datasets.scan import Scan
 from oneseek.preflight.facts import ModelTokens, RowRefusal, Trouble
 from oneseek.registry.capabilities import ModelInfo
+
+SECONDS_OF_A_MODEL = 120
+"""CPU time for all samples; an honest template and tokenizer take about one."""
 
 
 def tokens_of(
@@ -24,15 +28,25 @@ def tokens_of(
     asked = [model for model in models if _can_be_asked(model, chat=chat)]
     if validation is not None and USED_AS[validation.format] != USED_AS[dataset.format]:
         validation = None  # which is refused for that
+    running: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        found = list(pool.map(lambda model: _of_model(model, dataset, validation, config), asked))
+        try:
+            found = list(pool.map(lambda model: _of_model(model, dataset, validation, config, running), asked))
+        except BaseException:  # Ctrl-C, mostly: nobody waits for templates that may take minutes
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in tuple(running):
+                process.kill()
+            raise
     of_dataset = {model.key: first for model, (first, _) in zip(asked, found, strict=True)}
     of_validation = {model.key: second for model, (_, second) in zip(asked, found, strict=True) if second is not None}
     return of_dataset, of_validation
 
 
-def summary(answers: Sequence[limited.Answer], *, all_rows: bool) -> ModelTokens:
-    """The answers of one model's process, counted."""
+def summary(answers: Sequence[limited.Answer], dataset: Scan, limit: int) -> ModelTokens:
+    """The answers of one model's process to the samples of a dataset, counted. It may have ended before the last.
+
+    limit: tokens to which rows are cut.
+    """
     traits = next((answer.traits for answer in answers if isinstance(answer, limited.Traits)), None)
     troubles = [Trouble(answer.problem, answer.fix) for answer in answers if isinstance(answer, limited.Trouble)]
     prompts = [answer for answer in answers if isinstance(answer, limited.PromptTokens)]
@@ -42,13 +56,13 @@ def summary(answers: Sequence[limited.Answer], *, all_rows: bool) -> ModelTokens
         traits=traits,
         trouble=troubles[0] if troubles else None,
         rows=len(rows),
-        all_rows=all_rows,
+        all_rows=len(rows) == dataset.rows,
         refused=tuple(RowRefusal(row.line, row.refusal, row.fix) for row in rows if row.refusal is not None),
         unlearnable=tuple(row.line for row in taken if not row.learnable),
         truncated=sum(row.truncated for row in taken),
         comparable=sum(row.comparable for row in taken),
         longest=max((row.tokens for row in taken), default=0),
-        mean=sum(row.tokens for row in taken) / len(taken) if taken else 0.0,
+        mean=sum(min(row.tokens, limit) for row in taken) / len(taken) if taken else 0.0,
         prompts={prompt.number: prompt.tokens for prompt in prompts if prompt.refusal is None},
         refused_prompts={prompt.number: prompt.refusal for prompt in prompts if prompt.refusal is not None},
     )
@@ -59,7 +73,11 @@ def _can_be_asked(model: ModelInfo, *, chat: bool) -> bool:
 
 
 def _of_model(
-    model: ModelInfo, dataset: Scan, validation: Scan | None, config: TrainingConfig
+    model: ModelInfo,
+    dataset: Scan,
+    validation: Scan | None,
+    config: TrainingConfig,
+    running: set[subprocess.Popen[bytes]],
 ) -> tuple[ModelTokens, ModelTokens | None]:
     prompts: Mapping[int, str] = dict(enumerate(config.training.sample_prompts, 1))
     order = limited.Order(
@@ -67,11 +85,13 @@ def _of_model(
         format=USED_AS[dataset.format],
         max_length=config.data.max_length,
         prompts={number: prompt for number, prompt in prompts.items() if prompt.strip()},
+        seconds=SECONDS_OF_A_MODEL,
     )
     samples = [*dataset.samples, *(validation.samples if validation is not None else ())]
-    answers = list(limited.judged(order, ((sample.line, sample.row) for sample in samples)))
+    answers = list(limited.judged(order, ((sample.line, sample.row) for sample in samples), running))
     # Rows are answered last and in order, the dataset's before those of validation.
     before = next((i for i, each in enumerate(answers) if isinstance(each, limited.RowTokens)), len(answers))
     seam = before + len(dataset.samples)
-    first = summary(answers[:seam], all_rows=dataset.samples_are_all)
-    return first, None if validation is None else summary(answers[seam:], all_rows=validation.samples_are_all)
+    limit = min(config.data.max_length, model.context_length or config.data.max_length)
+    first = summary(answers[:seam], dataset, limit)
+    return first, None if validation is None else summary(answers[seam:], validation, limit)

@@ -63,9 +63,9 @@ class Repository:
         if _COMMIT.fullmatch(revision):
             return revision if self.snapshot(revision).is_dir() else None
         try:
-            commit = (self.root / "refs" / revision).read_text().strip()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+            commit = (self.root / "refs" / revision).read_text(errors="replace").strip()
+        except OSError:
+            return None  # a ref that can't be read names no commit
         return commit if _COMMIT.fullmatch(commit) and self.snapshot(commit).is_dir() else None
 
     def offered(self) -> str | None:

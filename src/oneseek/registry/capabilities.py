@@ -126,6 +126,7 @@ def model_info(files: ModelFiles) -> ModelInfo:
     config = _config(files, problems)
     declared = json_object(files, "oneseek.json", "broken-config", problems)
     tensors = {_renamed(name, files.renamings): tensor for name, tensor in read_tensors(files, problems).items()}
+    _check_sizes(config, tensors, problems)
     check_tokenizer(files, problems)
     tokens = special_tokens(files, problems)
     if files.directory in files.unreadable:
@@ -301,6 +302,34 @@ def _config(files: ModelFiles, problems: list[ModelProblem]) -> dict[str, Any]:
     ):
         problems.append(_not_causal(f"{', '.join(architectures) or 'It'} is not a causal language model"))
     return config
+
+
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+
+
+def _check_sizes(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], problems: list[ModelProblem]) -> None:
+    """A config.json that no model can be built from, or one with more layers than the weights have."""
+    wrong = [name for name in _SIZES if name in config and not _is_size(config[name])]
+    if wrong:
+        values = ", ".join(f"{name} is {config[name]!r}"[:80] for name in wrong)
+        problems.append(_broken_config(f"In config.json {values}, where a whole number above 0 belongs"))
+        return
+    layers = config.get("num_hidden_layers")
+    stored = 1 + max((int(found[1]) for name in tensors if (found := _LAYER.search(name))), default=-1)
+    if isinstance(layers, int) and 0 < stored < layers:
+        problems.append(_broken_config(f"config.json has {layers} layers, the weights have {stored}"))
+
+
+def _is_size(value: Any) -> bool:
+    """Some families have a list, of a size for each layer."""
+    return isinstance(value, list) or (type(value) is int and value > 0)
+
+
+def _broken_config(problem: str) -> ModelProblem:
+    return ModelProblem(
+        kind="broken-config", problem=f"{problem}.", fix="Copy the config.json that came with these weights."
+    )
 
 
 def _not_causal(problem: str) -> ModelProblem:

@@ -164,10 +164,24 @@ def describe_remote(hub_id: str) -> ModelInfo:
         )
     return msgspec.structs.replace(
         info,
+        problems=tuple(
+            msgspec.structs.replace(problem, fix=without_safetensors(model.hub_id))
+            if problem.kind in ("only-pickle", "no-weights")
+            else problem
+            for problem in info.problems
+        ),
         source="hub",
         hub_id=model.hub_id,
         revision=model.commit,
         missing_bytes=missing_bytes(model, repository),
+    )
+
+
+def without_safetensors(hub_id: str) -> str:
+    """What to do about a model of which the hub has no safetensors."""
+    return (
+        f"Choose a revision that has safetensors ({hub_id}@REVISION) or another model; or, where it has a "
+        f"pytorch_model.bin, get it with `hf download {hub_id}`, and run `oneseek models convert {hub_id}`."
     )
 
 
@@ -206,7 +220,10 @@ def remote_digests(info: ModelInfo) -> ModelDigests:
         names = {file.name for file in model.weights}
         # The digest is over every safetensors file of the directory, and some programs fetch more of them.
         here = {path.name for path in Path(info.path).glob("*.safetensors")} - names
-        remote = [model.files[name] for name in sorted(names | {"config.json", "tokenizer.json"})]
+        wanted = sorted(names | {"config.json", "tokenizer.json"})
+        if absent := [name for name in wanted if name not in model.files]:
+            raise HubError("missing", f"{info.hub_id} has no {absent[0]} on the hub.", "Select another base model.")
+        remote = [model.files[name] for name in wanted]
         known = {
             file.name: file.digest if len(file.digest) == 64 else sha256_bytes(hub.read(model, file)) for file in remote
         }
@@ -233,7 +250,7 @@ class Hub:
             raise self._offline("HF_HUB_OFFLINE is set.")
         from httpx2 import Client, Timeout
 
-        token = _token()
+        timeout, token = _timeout(), _token()
         self._knows_us = token is not None
         self._client = Client(
             # Sizes and ranges are those of the file, so it must come as it is.
@@ -241,7 +258,7 @@ class Hub:
             | ({"Authorization": f"Bearer {token}"} if token else {}),
             follow_redirects=True,
             max_redirects=_REDIRECTS,
-            timeout=Timeout(float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 10)),
+            timeout=Timeout(timeout),
             event_hooks={"request": [self._stay_encrypted]},
         )
 
@@ -394,10 +411,26 @@ def _parsed(text: str) -> tuple[str, str] | None:
 
 def _endpoint() -> str:
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise HubError("offline", "HF_ENDPOINT is not the address of a hub.", "Write it as https://huggingface.co.")
+    wrong = HubError("offline", "HF_ENDPOINT is not the address of a hub.", "Write it as https://huggingface.co.")
+    try:
+        parts = urlsplit(endpoint)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:  # brackets that are no address, a port that is none
+        raise wrong from None
+    if not known:
+        raise wrong
     return endpoint
+
+
+def _timeout() -> float:
+    """Seconds. Looked at before huggingface_hub is imported, which breaks on what is no number."""
+    given = os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or "10"
+    seconds = float(given) if re.fullmatch(r"\d+(\.\d+)?", given) else 0.0
+    if not seconds:
+        raise HubError(
+            "offline", f"HF_HUB_DOWNLOAD_TIMEOUT is {given!r}.", "Set it to a whole number of seconds, or unset it."
+        )
+    return seconds
 
 
 def _token() -> str | None:
@@ -405,11 +438,14 @@ def _token() -> str | None:
     from huggingface_hub import get_token
 
     try:
-        return get_token()
+        token = get_token()
     except OSError as error:
         raise HubError(
             "gated", f"The saved token for the hub can't be read: {error}.", "Set HF_TOKEN, or give read permission."
         ) from error
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise HubError("gated", "The token for the hub holds characters that no token has.", "Set HF_TOKEN anew.")
+    return token
 
 
 def _is_true(name: str) -> bool:

@@ -17,18 +17,21 @@ import msgspec
 from filelock import FileLock
 
 from oneseek.files.durable import LinksUnsupportedError, point, storage_errors, sync_directory
+from oneseek.names import size
 from oneseek.registry.cache import Repository
-from oneseek.registry.hub import Hub, HubError, RemoteFile, RemoteModel, address, missing_bytes
+from oneseek.registry.hub import Hub, HubError, RemoteFile, RemoteModel, address, missing_bytes, without_safetensors
 
 LARGE_BYTES = 10_000_000_000
 """A download of more is warned of, as is one of more than half of the free disk."""
 
 _TRIES = 5
 _PAUSE_SECONDS = 1.0
+_RATE_AFTER_SECONDS = 1.0  # what the first buffers hold says nothing about the line
 
 
 class PullProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a download is, in bytes of all the model's files; `bytes_per_second` is that of this download so far."""
+    """How far a download is, in bytes of all the model's files; `bytes_per_second` is that of this download so
+    far, 0 in its first second."""
 
     done: int
     total: int
@@ -69,19 +72,18 @@ def look_up(hub_id: str, cache: Path, *, reserved_bytes: int = 0) -> Pull:
             "no-safetensors",
             f"{model.hub_id} has no safetensors at {model.revision}. Weights of other kinds, as pickle, are left "
             "there: they can run code when they are loaded.",
-            f"Choose a revision that has them (oneseek models pull {model.hub_id}@REVISION) or another model; or "
-            "download it yourself, and run `oneseek models convert`.",
+            without_safetensors(model.hub_id),
         )
     missing = missing_bytes(model, repository)
     free = _free_bytes(cache) - reserved_bytes
     if missing > free:
         raise HubError(
             "disk",
-            f"{model.hub_id} takes {_gigabytes(missing)} more on the disk of {cache}; {_gigabytes(free)} are free.",
+            f"{model.hub_id} takes {size(missing)} more on the disk of {cache}; {size(free)} are free.",
             "Free some space, or name a cache on another disk in HF_HUB_CACHE.",
         )
     large = missing > LARGE_BYTES or 2 * missing > free
-    warning = f"{model.hub_id} is large: {_gigabytes(missing)} to download, {_gigabytes(free)} of disk are free."
+    warning = f"{model.hub_id} is large: {size(missing)} to download, {size(free)} of disk are free."
     return Pull(model=model, repository=repository, missing_bytes=missing, warning=warning if large else None)
 
 
@@ -114,6 +116,7 @@ class _Progress:
         self._settled = 0
         self._fetched = 0
         self._seconds = 0.0
+        self._told = -1
 
     def settle(self, size: int) -> None:
         """A file of this size is whole."""
@@ -122,8 +125,12 @@ class _Progress:
 
     def at(self, have: int) -> None:
         """The file that is being fetched has this many bytes."""
-        rate = self._fetched / self._seconds if self._seconds else 0.0
-        self._tell(PullProgress(done=self._settled + have, total=self._total, bytes_per_second=rate))
+        done = self._settled + have
+        if done == self._told:
+            return
+        self._told = done
+        rate = self._fetched / self._seconds if self._seconds > _RATE_AFTER_SECONDS else 0.0
+        self._tell(PullProgress(done=done, total=self._total, bytes_per_second=rate))
 
     def fetched(self, size: int, seconds: float) -> None:
         self._fetched += size
@@ -215,7 +222,3 @@ def _free_bytes(cache: Path) -> int:
     return shutil.disk_usage(
         next(place for place in (cache.absolute(), *cache.absolute().parents) if place.exists())
     ).free
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"

@@ -20,12 +20,16 @@ from oneseek.runs.submit import dataset_used, inspect
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What preflight says of a request. `estimate` is of the models that were found, None without any; `rehearsal` is
-    there where one was asked for and nothing stood in its way."""
+    """What preflight says of a request. `estimate` is of the models that were found, None without any. Of `rows` usable
+    rows, `rows_looked_at` were put to the models' templates and tokenizers. `rehearsal` is there where one was asked
+    for, else `not_rehearsed` says what stood in its way."""
 
     findings: tuple[Finding, ...]
     estimate: RunEstimate | None
+    rows: int = 0
+    rows_looked_at: int = 0
     rehearsal: Rehearsal | None = None
+    not_rehearsed: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -38,9 +42,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
             "ok": self.ok,
             "findings": [wire(finding) for finding in self.findings],
             "estimate": self.estimate.wire() if self.estimate is not None else None,
+            "rows": self.rows,
+            "rows_looked_at": self.rows_looked_at,
         }
-        if self.rehearsal is not None:
-            told["rehearsal"] = msgspec.to_builtins(self.rehearsal)
+        if self.rehearsal is not None or self.not_rehearsed is not None:
+            told |= {"rehearsal": msgspec.to_builtins(self.rehearsal), "not_rehearsed": self.not_rehearsed}
         return told
 
 
@@ -59,13 +65,28 @@ def validate(
         is thrown away. watch: told the key of a model and what it begins with.
     """
     facts, found = inspect(config, home, problems=problems)
-    verdict = Verdict(findings=found, estimate=estimated(config, facts))
-    if not rehearsed or not verdict.ok or any(model.source == "hub" for model in facts.models):
+    verdict = Verdict(
+        findings=found,
+        estimate=estimated(config, facts),
+        rows=facts.dataset.rows if facts.dataset is not None else 0,
+        rows_looked_at=max((tokens.rows for tokens in facts.tokens.values()), default=0),
+    )
+    if not rehearsed:
         return verdict
+    if why := _why_not(verdict, facts):
+        return msgspec.structs.replace(verdict, not_rehearsed=why)
     done = rehearse(config, facts.models, dataset_used(facts, config), facts.longest_row, engine=engine, watch=watch)
     return msgspec.structs.replace(
         verdict, findings=in_order((*found, *findings(done, facts.free_memory_bytes))), rehearsal=done
     )
+
+
+def _why_not(verdict: Verdict, facts: Facts) -> str | None:
+    """What stands in the way of a rehearsal."""
+    if not verdict.ok:
+        return "correct the errors first."
+    away = [model.hub_id or model.key for model in facts.models if model.source == "hub"]
+    return f"not here yet: {', '.join(away)}. Download first: oneseek models pull {' '.join(away)}" if away else None
 
 
 def estimated(config: TrainingConfig, facts: Facts) -> RunEstimate | None:

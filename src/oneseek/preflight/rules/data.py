@@ -55,9 +55,9 @@ def dataset_rows_are_good(config: TrainingConfig, facts: Facts) -> Iterator[Find
     for field, dataset in _datasets(facts):
         if not dataset.bad_rows:
             continue
-        count = "1 row" if dataset.bad_rows == 1 else f"{dataset.bad_rows:,} rows"
+        count = f"{dataset.bad_rows:,} of {dataset.bad_rows + dataset.rows:,} rows"
         those = "it" if dataset.bad_rows == 1 else "them"
-        fix = f"Correct or remove {those}, or set data.bad_rows: quarantine to train without {those}."
+        fix = f"Correct or remove {those}, or set data.bad_rows to 'quarantine' to train without {those}."
         if severity == "warning":
             fix = f"The run keeps {those} in its quarantine.jsonl and trains without {those}."
         yield Finding(
@@ -117,7 +117,7 @@ def dataset_fits_method(config: TrainingConfig, facts: Facts) -> Iterator[Findin
             field="training.method",
             problem=f"The dataset has {_FIELDS_OF_FORMAT[facts.dataset.format]}, but training.method is "
             f"'{config.training.method}'.",
-            fix=f"Set training.method: {fitting}, or {way}.",
+            fix=f"Set training.method to '{fitting}', or {way}.",
             changes=(Change("training.method", fitting),),
         )
 
@@ -135,11 +135,23 @@ def enough_examples(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
 
 
 @rule
+def some_row_is_left(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """Quarantine leaves rows out; it can't leave out all of them."""
+    if config.data.bad_rows == "quarantine" and facts.dataset is not None and not facts.dataset.rows:
+        yield Finding(
+            severity="error",
+            field=FIELD,
+            problem=f"None of the {facts.dataset.bad_rows:,} rows of {facts.dataset.path} can be used.",
+            fix="Correct the rows, or name another file.",
+        )
+
+
+@rule
 def split_possible(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Identical rows stay on one side, so training and validation need two different rows between them."""
     dataset = facts.dataset
-    if dataset is None or config.data.validation_dataset or (dataset.bad_rows and not dataset.rows):
-        return  # where every row is refused, more rows are not what is missing
+    if dataset is None or config.data.validation_dataset or not dataset.rows:
+        return
     different = len(np.unique(dataset.digests))
     if different < 2:
         yield Finding(

@@ -10,6 +10,7 @@ from oneseek.preflight.finding import Change, Finding, rule
 from oneseek.registry.capabilities import ModelInfo, answers_to, lora_targets
 from oneseek.registry.coverage import Coverage, ModuleCoverage, coverage
 
+SHARED = "lora.target_modules"
 LAYERS_SHOWN = 8
 
 
@@ -29,9 +30,9 @@ def lora_targets_exist(config: TrainingConfig, facts: Facts) -> Iterator[Finding
                 severity="error",
                 field=_field(config, model),
                 problem=_absence(model, absent, requested),
-                fix=f"It has {', '.join(lora_targets(model, 'all-linear'))}. {_line_to_type(config, model)}",
+                fix=f"It has {', '.join(lora_targets(model, 'all-linear'))}. {_line_to_type(config, facts, model)}",
                 model=model.key,
-                changes=_to_auto(config, model),
+                changes=_to_auto(config, facts, model),
             )
 
 
@@ -44,9 +45,9 @@ def lora_targets_can_be_trained(config: TrainingConfig, facts: Facts) -> Iterato
                 severity="error",
                 field=_field(config, model),
                 problem=f"{model.display_name}: no adapter can be put on {module.name}: {module.reason}.",
-                fix=f"Leave {module.name} out. {_line_to_type(config, model)}",
+                fix=f"Leave {module.name} out. {_line_to_type(config, facts, model)}",
                 model=model.key,
-                changes=_to_auto(config, model),
+                changes=_to_auto(config, facts, model),
             )
 
 
@@ -127,25 +128,37 @@ def _nothing_to_adapt(model: ModelInfo, field: str) -> Finding:
     )
 
 
-def _line_to_type(config: TrainingConfig, model: ModelInfo) -> str:
-    """The setting that suits this model, for it alone where there are others."""
+def _line_to_type(config: TrainingConfig, facts: Facts, model: ModelInfo) -> str:
+    """The setting that suits this model; what it means there is said where it is for this model alone."""
     names = ", ".join(lora_targets(model, "auto"))
-    return (
-        f"Set {_change_field(config, model)} to 'auto', which is [{names}]." if names else "Select another base model."
-    )
+    if not names:
+        return "Select another base model."
+    field = _change_field(config, facts, model)
+    for_all = field == SHARED and len(facts.models) > 1
+    return f"Set {field} to 'auto'{', which suits each model' if for_all else f', which is [{names}]'}."
 
 
-def _to_auto(config: TrainingConfig, model: ModelInfo) -> tuple[Change, ...]:
-    return (Change(_change_field(config, model), "auto"),) if lora_targets(model, "auto") else ()
+def _to_auto(config: TrainingConfig, facts: Facts, model: ModelInfo) -> tuple[Change, ...]:
+    return (Change(_change_field(config, facts, model), "auto"),) if lora_targets(model, "auto") else ()
 
 
-def _change_field(config: TrainingConfig, model: ModelInfo) -> str:
-    alone = len(config.model.selection) == 1
-    return "lora.target_modules" if alone and not _has_own(config, model) else _own_field(model)
+def _change_field(config: TrainingConfig, facts: Facts, model: ModelInfo) -> str:
+    """The setting of all where no model that reads it can use it; else that of this model, which spares the others."""
+    if _has_own(config, model) or len(facts.models) < len(config.model.selection):
+        return _own_field(model)
+    readers = [each for each in facts.models if not _has_own(config, each)]
+    return SHARED if all(_is_refused(each, config.lora.target_modules) for each in readers) else _own_field(model)
+
+
+def _is_refused(model: ModelInfo, requested: str | tuple[str, ...]) -> bool:
+    if isinstance(requested, str) or not model.linear_modules:
+        return False
+    found = coverage(model, requested)
+    return bool(found.of("absent") or found.of("forbidden"))
 
 
 def _field(config: TrainingConfig, model: ModelInfo) -> str:
-    return _own_field(model) if _has_own(config, model) else "lora.target_modules"
+    return _own_field(model) if _has_own(config, model) else SHARED
 
 
 def _has_own(config: TrainingConfig, model: ModelInfo) -> bool:

@@ -9,6 +9,7 @@ import msgspec
 from oneseek import estimate
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import STRATEGY_OF, Strategy
+from oneseek.names import size
 from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, rule
 from oneseek.preflight.rules.selection import FIELD
@@ -42,7 +43,7 @@ def downloads_are_expected(config: TrainingConfig, facts: Facts) -> Iterator[Fin
             yield Finding(
                 severity="warning",
                 field=FIELD,
-                problem=f"{model.display_name} is not here yet: {model.missing_bytes / 1e9:.2f} GB are downloaded "
+                problem=f"{model.display_name} is not here yet: {size(model.missing_bytes)} are downloaded "
                 f"before the training begins, and only then can it be tried on the rows.{large}",
                 fix=f"To have it here beforehand: oneseek models pull {model.hub_id}",
                 model=model.key,

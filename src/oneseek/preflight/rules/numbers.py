@@ -28,6 +28,8 @@ def numbers_in_recommended_range(config: TrainingConfig, facts: Facts) -> Iterat
         setting = setting_of(field)
         if setting is None or setting.recommended is None or not isinstance(value, (int, float)):
             continue
+        if field == "data.validation_split" and config.data.validation_dataset:
+            continue  # nothing reads it
         low, high = setting.recommended
         if not low <= value <= high:
             yield Finding(
@@ -42,10 +44,11 @@ def numbers_in_recommended_range(config: TrainingConfig, facts: Facts) -> Iterat
 @rule
 def alpha_suits_the_rank(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """The update is scaled by alpha / r (alpha / sqrt(r) with rsLoRA): typically by two."""
-    sections = {"lora": config.lora} | {
-        f"per_model.{key}.lora": config.lora_for(key) for key, override in config.per_model.items() if override.lora
+    sections = {None: config.lora} | {
+        key: config.lora_for(key) for key, override in config.per_model.items() if override.lora
     }
-    for path, lora in sections.items():
+    for key, lora in sections.items():
+        path = "lora" if key is None else f"per_model.{key}.lora"
         scale = lora.alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
         if not LEAST_SCALE <= scale <= MOST_SCALE:
             yield Finding(
@@ -54,7 +57,7 @@ def alpha_suits_the_rank(config: TrainingConfig, facts: Facts) -> Iterator[Findi
                 problem=f"{path}.alpha is {number_text(lora.alpha)} at {path}.r {lora.r}: the adapter's update is "
                 f"scaled by {scale:.3g}, typically by 2.",
                 fix=f"Set {path}.alpha to {number_text(round(2 * lora.alpha / scale, 3))}, unless you mean it.",
-                model=path.split(".")[1] if path != "lora" else None,
+                model=key,
             )
 
 
@@ -106,7 +109,7 @@ def dpo_settings_are_read(config: TrainingConfig, facts: Facts) -> Iterator[Find
                 field=f"dpo.{name}",
                 problem=f"dpo.{name} is {shown(value)}, but training.method is '{config.training.method}', which does "
                 "not read it.",
-                fix=f"Set training.method: dpo, or remove dpo.{name}.",
+                fix=f"Set training.method to 'dpo', or remove dpo.{name}.",
             )
 
 
@@ -121,7 +124,12 @@ def settings_findings(problems: Iterable[ConfigProblem]) -> tuple[Finding, ...]:
     """Problems of settings as findings, for who has settings and nothing else."""
     return tuple(
         Finding(
-            rule="settings-are-valid", severity="error", field=problem.field, problem=problem.problem, fix=problem.fix
+            rule="settings-are-valid",
+            severity="error",
+            field=problem.field,
+            problem=problem.problem,
+            fix=problem.fix,
+            changes=tuple(Change(field, value) for field, value in problem.changes),
         )
         for problem in problems
     )

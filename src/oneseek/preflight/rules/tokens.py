@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.scan import Scan
+from oneseek.datasets.split import split
 from oneseek.preflight.facts import Facts, ModelTokens
 from oneseek.preflight.finding import Change, Finding, rule
 from oneseek.preflight.rules.data import FIELD, VALIDATION_FIELD
@@ -49,14 +52,13 @@ def rows_leave_something_to_learn(config: TrainingConfig, facts: Facts) -> Itera
     for field, dataset, model, tokens in _judged(facts):
         if not tokens.unlearnable:
             continue
-        nothing = len(tokens.unlearnable) == tokens.rows - len(tokens.refused)
-        limit = _limit(config, model)
+        side = _side_without(config, facts, dataset, tokens)
+        lost = f"{len(tokens.unlearnable):,} of {_looked_at(tokens)} of {dataset.path}"
         yield Finding(
-            severity="error" if nothing else "warning",
+            severity="error" if side else "warning",
             field=field,
-            problem=f"{model.display_name}: {'none' if nothing else _some(tokens.unlearnable)} of {_looked_at(tokens)} "
-            f"of {dataset.path} {'has' if nothing else 'have no'} a token to learn once rows are cut to {limit:,} "
-            f"tokens ({_lines(tokens.unlearnable)}).",
+            problem=f"{model.display_name}: once rows are cut to {_limit(config, model):,} tokens, nothing is left to "
+            f"learn in {lost} ({_lines(tokens.unlearnable)}){f', among them all rows {side}' if side else ''}.",
             fix=_give_room(config, model, tokens.longest),
             model=model.key,
         )
@@ -132,7 +134,7 @@ def answers_can_be_compared(config: TrainingConfig, facts: Facts) -> Iterator[Fi
                 "its answer is rewritten by the chat template. Models would be ranked by their validation loss.",
                 fix=_give_room(config, model, tokens.longest)
                 if tokens.truncated
-                else "Set training.rank_by: val_loss, or select models that write the answers as they are.",
+                else "Set training.rank_by to 'val_loss', or select models that write the answers as they are.",
                 model=model.key,
             )
 
@@ -152,6 +154,25 @@ def template_ends_the_answer(config: TrainingConfig, facts: Facts) -> Iterator[F
                 "has some, or select another base model.",
                 model=model.key,
             )
+
+
+def _side_without(config: TrainingConfig, facts: Facts, dataset: Scan, tokens: ModelTokens) -> str:
+    """Which side of a run would have no row to learn from, in words; "" where none is known to.
+
+    Of a sample only that is known which holds for all of it.
+    """
+    gone = set(tokens.unlearnable) | {refused.line for refused in tokens.refused}
+    if len(gone) == tokens.rows:
+        return "to validate on" if dataset is facts.validation else "to train on"
+    if facts.validation is not None or config.data.validation_dataset or not tokens.all_rows:
+        return ""
+    if len(np.unique(dataset.digests)) < 2:
+        return ""
+    sides = split(dataset.digests, config.data.validation_split, config.training.seed)
+    for side, words in ((sides.training, "to train on"), (sides.validation, "to validate on")):
+        if gone.issuperset(dataset.lines[side].tolist()):
+            return words
+    return ""
 
 
 def _judged(facts: Facts) -> Iterator[tuple[str, Scan, ModelInfo, ModelTokens]]:
