@@ -65,7 +65,7 @@ def test_a_right_request_has_no_finding(ask: Ask) -> None:
     assert ask("phi-2") == []
 
 
-# -- issue 1: LoRA targets of another architecture -----------------------------------------------------------------
+# -- LoRA targets of another architecture ----------------------------------------------------------------------------
 
 
 def test_targets_of_phi_on_gpt2_are_refused_with_the_modules_that_exist(ask: Ask) -> None:
@@ -114,7 +114,7 @@ def test_lora_settings_in_the_wrong_section_are_refused_with_the_right_one(ask: 
     assert "lora.r" in finding.fix
 
 
-# -- issue 2: a chat on a model without a template -----------------------------------------------------------------
+# -- a chat on a model without a template ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", ["chat", None])
@@ -126,7 +126,7 @@ def test_chats_on_gpt2_are_refused_with_both_ways_out(strategy: str | None, ask:
     assert finding.fix == ("Set data.strategy to 'standard' with a dataset of text, or select a model with a template.")
 
 
-# -- issue 3: a dataset of another strategy ------------------------------------------------------------------------
+# -- a dataset of another strategy -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_dataset_of_the_other_strategy_is_refused_with_the_fitting_one(
     assert finding.fix.startswith(f"Set data.strategy to '{fitting}', or give a dataset whose rows have ")
 
 
-# -- issue 4: required fields --------------------------------------------------------------------------------------
+# -- required fields -------------------------------------------------------------------------------------------------
 
 
 def test_no_base_model_is_one_finding_that_names_both_ways_to_select(ask: Ask) -> None:
@@ -169,7 +169,7 @@ def test_no_dataset_is_refused(home: Path) -> None:
     assert "--dataset" in finding.fix
 
 
-# -- issue 5: numbers ----------------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [-1, 0])
@@ -212,7 +212,7 @@ def test_an_unusual_number_is_a_warning(field: str, value: float, rule: str, ask
     assert {finding.severity for finding in findings} == {"warning"}
 
 
-# -- issue 6: a model that has to be downloaded --------------------------------------------------------------------
+# -- a model that has to be downloaded -------------------------------------------------------------------------------
 
 
 def test_a_model_that_is_not_here_is_accepted_with_a_warning_that_tells_its_size(
@@ -229,7 +229,7 @@ def test_a_model_that_is_not_here_is_accepted_with_a_warning_that_tells_its_size
     assert finding.fix == "To have it here beforehand: oneseek models pull town/phi-like"
 
 
-# -- requirements of a dataset -------------------------------------------------------------------------------------
+# -- requirements of a dataset ---------------------------------------------------------------------------------------
 
 
 def test_fewer_than_ten_examples_are_a_warning(home: Path, ask: Ask) -> None:
@@ -251,7 +251,7 @@ def test_an_example_without_its_field_is_refused_by_its_line(home: Path, ask: As
     assert "line 14: " in finding.problem
 
 
-# -- everywhere the same -------------------------------------------------------------------------------------------
+# -- everywhere the same ---------------------------------------------------------------------------------------------
 
 
 def test_python_and_the_command_line_say_the_same_words(

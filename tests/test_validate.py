@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from oneseek.cli import main
@@ -195,13 +196,12 @@ def test_fixing_needs_a_file(say: Any) -> None:
 def test_one_ctrl_c_ends_a_validation_whose_template_is_slow(home: Path) -> None:
     slow = "{% for a in range(99999) %}{% for b in range(12) %}{% endfor %}{% endfor %}" + CHAT_TEMPLATE
     write_model(home / "models" / "slow", vocab=300, template=slow)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "oneseek", "validate", "--dataset", "rows.jsonl", "--base-models", "slow"],
-        cwd=home,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    time.sleep(4)
+    rows = home / "many.jsonl"
+    rows.write_text((home / "rows.jsonl").read_text() * 50)
+    command = [sys.executable, "-m", "oneseek", "validate", "--dataset", "many.jsonl", "--base-models", "slow"]
+    process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not psutil.Process(process.pid).children():  # until the template is at work
+        time.sleep(0.05)
 
     process.send_signal(signal.SIGINT)
 
