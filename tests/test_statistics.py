@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,6 +165,33 @@ def test_another_tokenizer_is_counted_anew(model: ModelInfo, tmp_path: Path) -> 
     tokenizer.write_text(tokenizer.read_text() + " ")
 
     assert count(model, tmp_path / "kept", rows=ROWS[:1], count=1).tokens.rows == 1
+
+
+def test_other_special_tokens_are_counted_anew(model: ModelInfo, tmp_path: Path) -> None:
+    count(model, tmp_path / "kept")
+    other = msgspec.structs.replace(model, special_tokens={"eos_token": "</s>"})
+
+    assert count(other, tmp_path / "kept", rows=ROWS[:1], count=1).tokens.rows == 1
+
+
+def test_another_version_of_the_tokenizers_counts_anew(
+    model: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(model, tmp_path / "kept")
+    monkeypatch.setattr(statistics, "version", lambda library: f"{library} 99")
+
+    assert count(model, tmp_path / "kept", rows=ROWS[:1], count=1).tokens.rows == 1
+
+
+def test_counts_that_ended_early_are_not_kept(
+    model: ModelInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = [answer(1, 5), RowTokens(line=2, refusal="The process ended (SIGKILL).")]
+    with monkeypatch.context() as once:
+        once.setattr(statistics, "measured", lambda *_: iter(killed))
+        assert count(model, tmp_path / "kept").unmeasured == 1
+
+    assert count(model, tmp_path / "kept").unmeasured == 0
 
 
 def test_kept_counts_that_are_damaged_are_made_again(

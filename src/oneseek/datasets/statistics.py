@@ -21,7 +21,7 @@ from oneseek.datasets.containers import Progress
 from oneseek.datasets.formats import USED_AS, Format, UsedFormat, normalise_row
 from oneseek.datasets.limited import RowTokens, measured
 from oneseek.datasets.read import rows_of, scan
-from oneseek.datasets.scan import ProblemGroup, Scan
+from oneseek.datasets.scan import EXAMPLES, ProblemGroup, Scan
 from oneseek.datasets.tokens import TOKENIZER
 from oneseek.errors import ModelError, StorageError
 from oneseek.files.durable import sha256_bytes, sha256_file, storage_errors, write_json
@@ -29,9 +29,6 @@ from oneseek.registry.capabilities import ModelInfo
 
 HISTOGRAM: Final = (0, *(step * 2**power for power in range(14) for step in (16, 24)))
 """Where the bins of a histogram begin: 0, 16, 24, 32, 48, 64, … tokens. Each ends where the next begins."""
-
-EXAMPLES: Final = 3
-"""Rows that are named of those that a model's template refuses."""
 
 # Raise it with every change of what is counted: what was kept before is not used then.
 _COUNTING: Final = 1
