@@ -7,10 +7,15 @@ OneSeekError                 everything below carries a problem and a fix
 │   ├── DatasetError         a file that cannot be read as a dataset
 │   ├── ModelError           a base model directory that cannot be used
 │   ├── RunError             a run: unknown, running already, over, changed since it began
+│   ├── KeyRefused           a key: not there, of another kind, readable by others
 │   └── PreflightError       one or more findings
 └── Failed                   the request was right; doing it failed                          exit 1
     ├── StorageError         disk full, read-only, input/output error
     ├── JournalDamaged       a record in the middle of a journal is not what was written
+    ├── ProofInvalid         a signed note, checkpoint, proof or log entry is not what it says
+    ├── CertificateInvalid   a manifest, signature or proof of a run is not what was certified
+    ├── LedgerDamaged        a ledger is not what it signed; it signs nothing any more
+    ├── LedgerUnavailable    a ledger service that does not answer, or refuses
     ├── TrainingFailed       no model is left to train, or none could be verified
     └── WorkerFailed         one model's worker: diverged, out of memory, crashed
 """
@@ -58,6 +63,10 @@ class RunError(Refused):
     pass
 
 
+class KeyRefused(Refused):
+    pass
+
+
 class Failed(OneSeekError):
     exit_code = 1
 
@@ -67,6 +76,22 @@ class StorageError(Failed):
 
 
 class JournalDamaged(Failed):
+    pass
+
+
+class ProofInvalid(Failed):
+    pass
+
+
+class CertificateInvalid(Failed):
+    pass
+
+
+class LedgerDamaged(Failed):
+    pass
+
+
+class LedgerUnavailable(Failed):
     pass
 
 

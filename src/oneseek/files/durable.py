@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
-import json
 import os
 import shutil
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oneseek.errors import StorageError
+from oneseek.files.spelling import spelt
 
 TEMP_SUFFIX = ".tmp"
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -74,8 +74,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """`document` as readable UTF-8 JSON. NaN is refused (ValueError): JSON has no such number."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, text.encode() + b"\n")
+    write_bytes(path, spelt(document))
 
 
 def sync_directory(path: Path) -> None:

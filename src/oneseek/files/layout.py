@@ -26,6 +26,34 @@ class Home:
         """Token counts of whole datasets; nothing is lost with them."""
         return self.datasets / "statistics"
 
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def signer_key(self) -> Path:
+        """The private key that run directories are signed with, unless LEDGER_PRIVATE_KEY_PATH names another."""
+        return self.keys / "run-signer.pem"
+
+    @property
+    def log_key(self) -> Path:
+        """The private key of the ledger in this home."""
+        return self.keys / "log.ed25519"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """What the ledger in this home signed last: kept beside its key, so that an older ledger.db is found out."""
+        return self.keys / "log.checkpoint"
+
+    @property
+    def known_logs(self) -> Path:
+        """Public keys of ledger services that this home has used, one a line."""
+        return self.keys / "known-logs"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.db"
+
 
 @dataclass(frozen=True)
 class Results:
@@ -111,6 +139,22 @@ class RunDirectory:
     @property
     def live_metrics(self) -> Path:
         return self.root / "live_metrics.json"
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def signature(self) -> Path:
+        return self.root / "model.sig"
+
+    @property
+    def ledger_proof(self) -> Path:
+        return self.root / "ledger_proof.json"
 
     @property
     def quarantine(self) -> Path:
