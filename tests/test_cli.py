@@ -117,8 +117,9 @@ def test_json_prints_the_events_and_then_the_result(say: Any) -> None:
     assert {"weight_adjustment", "epoch_end", "progress"} <= {event["type"] for event in events}
     assert set(result) == {
         "run_id", "status", "dna", "certified_dir", "champion", "base_models", "failed_models",
+        "not_certified",
     }  # fmt: skip
-    assert result["status"] == "completed"
+    assert result["status"] == "certified"
     assert Path(result["certified_dir"], "oneseek_dna.json").exists()
 
 
@@ -287,10 +288,10 @@ def test_runs_are_listed_shown_and_watched(say: Any) -> None:
     watched = say("runs", "watch", run_id, "--json").lines
 
     assert [run["run_id"] for run in listed] == [run_id]
-    assert shown["status"] == "completed"
+    assert shown["status"] == "certified"
     assert [row["rank"] for row in shown["leaderboard"]] == [1, 2]
     assert watched[0]["type"] == "run_accepted"
-    assert watched[-1]["status"] == "completed"
+    assert watched[-1]["status"] == "certified"
     for command in (("runs", "list"), ("runs", "show", run_id), ("runs", "watch", run_id)):
         said = say(*command)
         assert said.code == 0

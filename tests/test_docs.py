@@ -33,7 +33,7 @@ def blocks() -> list[tuple[str, str, str]]:
 
 def masked(line: str) -> str:
     """A line without what may differ: numbers, ids, paths, table rules and the length of white space."""
-    line = re.sub(r"[\d.,]*\d[\d.,]*(e-?\d+)?", "#", re.sub(r"\b[0-9a-f]{8}\b", "#", line))
+    line = re.sub(r"[\d.,]*\d[\d.,]*(e-?\d+)?", "#", re.sub(r"\b[0-9a-f]{8}([0-9a-f]{8})?\b", "#", line))
     return " ".join(re.sub(r"[─━]+", "─", line).split())
 
 

@@ -119,7 +119,7 @@ def kill_and_resume(town: Town, kills: int, seed: int) -> list[str]:
             wrong.append(f"exit {code}: {said}")
             break
         directory = directory or only_run(town, known)
-        if directory and runs.describe(directory).status == "completed":
+        if directory and runs.describe(directory).status == "certified":
             if adapters(directory) != expected:
                 wrong.append(f"{directory.run_id} has other bits")
             known.add(directory.root)
@@ -158,4 +158,4 @@ def test_ctrl_c_is_recorded_and_the_run_goes_on_to_the_same_bits(real_town: Town
     assert directory.run_id in said
     assert interrupted.status == "interrupted"
     assert resumed == (0, "")
-    assert runs.describe(directory).status == "completed"
+    assert runs.describe(directory).status == "certified"

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from oneseek.chat.probe import TemplateTraits
 from oneseek.config.parse import parse
@@ -16,8 +18,11 @@ from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import METHOD_OF, Format, row_digest
 from oneseek.datasets.scan import ProblemGroup, RowProblem, Sample, Scan
 from oneseek.datasets.split import split
+from oneseek.errors import ConfigError
 from oneseek.estimate import memory_of
 from oneseek.files.layout import Home
+from oneseek.ledger.client import Client
+from oneseek.ledger.keys import log_key
 from oneseek.names import nothing_selected
 from oneseek.preflight import gather
 from oneseek.preflight.facts import Facts, ModelTokens, RowRefusal, Trouble, Wanted
@@ -1019,7 +1024,164 @@ def test_a_disk_that_takes_no_bytes_cannot_be_written(home: Path, monkeypatch: p
 
     config, found = gathered(home)
 
-    assert ids(check(config, found)) == ["output-writable"]
+    assert ids(check(config, found)) == ["output-writable", "signing-key-usable"]
+
+
+def signer(kind: str) -> bytes:
+    """The PEM of a private key, or of its public half."""
+    if kind == "rubbish":
+        return b"hello\n"
+    key = rsa.generate_private_key(65537, 2048) if kind == "RSA" else ec.generate_private_key(CURVES.get(kind, P256))
+    if kind == "public":
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return key.public_key().public_bytes(serialization.Encoding.PEM, form)
+    lock = serialization.BestAvailableEncryption(b"word") if kind == "encrypted" else serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+
+
+P256 = ec.SECP256R1()
+CURVES = {"P-384": ec.SECP384R1()}
+
+
+@pytest.mark.parametrize("of_its_own", [True, False], ids=["own", "named"])
+@pytest.mark.parametrize(
+    ("kind", "mode", "problem"),
+    [
+        ("usable", 0o600, None),
+        ("usable", 0o640, "can be read by others than its owner"),
+        ("P-384", 0o600, "secp384r1; runs are signed with an ECDSA key on P-256"),
+        ("RSA", 0o600, "RSA"),
+        ("encrypted", 0o600, "is encrypted"),
+        ("public", 0o600, "is a public key"),
+        ("rubbish", 0o600, "is not a private key"),
+    ],
+    ids=["usable", "readable by others", "P-384", "RSA", "encrypted", "public", "rubbish"],
+)
+def test_a_key_that_cannot_sign_is_found_before_the_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, of_its_own: bool, kind: str, mode: int, problem: str | None
+) -> None:
+    path = home / "keys" / "run-signer.pem" if of_its_own else home / "named.pem"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(signer(kind))
+    path.chmod(mode)
+    if not of_its_own:
+        monkeypatch.setenv("LEDGER_PRIVATE_KEY_PATH", str(path))
+
+    findings = check(*gathered(home))
+
+    assert ids(findings) == ["signing-key-usable"] * (problem is not None)
+    assert all(finding.severity == "error" and finding.fix for finding in findings)
+    for finding in findings:
+        assert str(problem) in finding.problem
+        assert str(path) in finding.problem
+        assert ("LEDGER_PRIVATE_KEY_PATH" in finding.problem) is not of_its_own
+
+
+def test_a_named_key_stands_in_for_the_homes_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "keys").mkdir()
+    (home / "keys" / "run-signer.pem").write_text("rubbish")
+    named = home / "named.pem"
+    named.write_bytes(signer("usable"))
+    named.chmod(0o600)
+    monkeypatch.setenv("LEDGER_PRIVATE_KEY_PATH", str(named))
+
+    assert check(*gathered(home)) == ()
+
+
+def test_a_named_key_that_is_not_there_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEDGER_PRIVATE_KEY_PATH", str(home / "none.pem"))
+
+    (finding,) = check(*gathered(home))
+
+    assert finding.rule == "signing-key-usable"
+    assert "none.pem cannot be read: No such file or directory" in finding.problem
+
+
+def test_a_ledgers_key_that_others_may_read_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "keys").mkdir()
+    (home / "keys" / "log.ed25519").write_text("secret")
+
+    (finding,) = check(*gathered(home))
+    monkeypatch.setenv("LEDGER_URL", "https://ledger.example.org")
+    elsewhere = check(*gathered(home))
+
+    assert (finding.rule, finding.severity) == ("signing-key-usable", "error")
+    assert "log.ed25519 can be read by others" in finding.problem
+    assert elsewhere == ()
+
+
+def test_keys_that_could_not_be_made_are_found(home: Path) -> None:
+    (home / "keys").write_text("in the way")
+
+    (finding,) = check(*gathered(home))
+
+    assert finding.rule == "signing-key-usable"
+    assert f"{home / 'keys'} could not be written" in finding.problem
+
+
+def test_a_ledger_that_is_no_database_is_warned_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_key(Home(home, home / "models"))
+    (home / "ledger.db").write_text("not a database, and long enough to be sure of it " * 9)
+
+    (finding,) = check(*gathered(home))
+    monkeypatch.setenv("LEDGER_URL", "https://ledger.example.org")
+    elsewhere = check(*gathered(home))
+
+    assert (finding.rule, finding.severity) == ("ledger-usable", "warning")
+    assert "ledger.db" in finding.problem
+    assert elsewhere == ()
+
+
+def test_a_ledger_that_is_gone_is_warned_of(home: Path) -> None:
+    (home / "keys").mkdir()
+    (home / "keys" / "log.checkpoint").write_text("signed")
+
+    (finding,) = check(*gathered(home))
+
+    assert (finding.rule, finding.severity) == ("ledger-usable", "warning")
+    assert "ledger.db" in finding.problem
+    assert "gone" in finding.problem
+
+
+@pytest.mark.parametrize(
+    ("url", "usable"),
+    [
+        ("https://ledger.example.org", True),
+        ("http://127.0.0.1:8080/", True),
+        ("http://[::1]:8080", True),
+        ("ledger.example.org", False),
+        ("ledger.example.org:8080", False),
+        ("ftp://ledger.example.org", False),
+        ("file:///ledger.db", False),
+        ("http://", False),
+        ("http://ledger:eighty", False),
+        ("http://[::1", False),
+        ("https://me:planted@ledger.example.org", False),
+        ("https://ledger.example.org?planted", False),
+        ("https://ledger.example.org/a b", False),
+    ],
+)
+def test_an_address_that_is_no_ledgers_is_refused_as_the_client_refuses_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, url: str, usable: bool
+) -> None:
+    monkeypatch.setenv("LEDGER_URL", url)
+
+    findings = check(*gathered(home))
+
+    assert ids(findings) == ["ledger-address-valid"] * (not usable)
+    assert [(each.severity, each.problem, each.fix) for each in findings] == [
+        ("error", *words) for words in refused(url)
+    ]
+    assert "planted" not in str(findings)
+
+
+def refused(url: str) -> list[tuple[str, str]]:
+    """What the ledger's client says to an address."""
+    try:
+        Client(url, token=None, known_logs=None).close()
+    except ConfigError as error:
+        return [(error.problem, error.fix)]
+    return []
 
 
 def test_a_dataset_is_found_as_given_before_the_homes_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,11 +63,15 @@ def test_a_run_leaves_exactly_the_files_that_it_should(town: Town) -> None:
         *(
             f"adapters/{key}/{file}"
             for key in ("alfa-1b", "beta-1b")
-            for file in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json")
+            for file in (
+                *("README.md", "adapter_config.json", "adapter_model.safetensors"),
+                *("tokenizer.json", "tokenizer_config.json"),
+            )
         ),
         "journal.jsonl",
         "live_metrics.json",
         "oneseek_dna.json",
+        "provenance.json",
         "recipe.json",
         "training_results.json",
     }
@@ -342,8 +346,9 @@ def test_a_second_process_cannot_take_up_a_run_that_is_running(town: Town) -> No
         runs.resume(run.directory)
 
 
-def test_a_complete_run_cannot_be_resumed(town: Town) -> None:
+def test_a_certified_run_cannot_be_resumed(town: Town) -> None:
     directory, _ = town.train(training__num_epochs=1)
+    runs.certify(directory, town.home)
 
     with pytest.raises(RunError, match="is complete"):
         runs.resume(directory)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "find_runs", "generate", "resume", "train", "validate"]
+__all__ = ["__version__", "find_runs", "generate", "resume", "train", "validate", "verify"]
 
 if TYPE_CHECKING:
-    from oneseek.api import find_runs, generate, resume, train, validate
+    from oneseek.api import find_runs, generate, resume, train, validate, verify
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from oneseek import runs
 from oneseek.config.sources import Resolved, resolve
 from oneseek.files.layout import Home
 from oneseek.registry.cache import cache_directory
-from oneseek.runs import AnswerFinished, KnownRun, Result, Verdict, Watch, nobody
+from oneseek.runs import AnswerFinished, KnownRun, Result, Verdict, Verified, Watch, nobody
 
 
 def home(root: str | Path | None = None, models_dir: str | Path | None = None) -> Home:
@@ -35,7 +35,7 @@ def train(
     models_dir: str | Path | None = None,
     watch: Watch = nobody,
 ) -> Result:
-    """Train a LoRA adapter for each of `base_models` on `dataset`, and return what became of the run.
+    """Train a LoRA adapter for each of `base_models` on `dataset`, certify the run, and return what became of it.
 
     settings: any setting by its dotted name, as {"training.num_epochs": 5}.
     watch: called after each journal record with the record and the run's state.
@@ -45,9 +45,8 @@ def train(
         Failed: training failed; the run's journal says where it got to.
     """
     resolved = _resolved(dataset, base_models, settings, config)
-    with runs.submit(resolved.config, home(root, models_dir), problems=resolved.problems, watch=watch) as run:
-        runs.train(run)
-        return runs.result(run.directory, run.state)
+    at = home(root, models_dir)
+    return runs.complete(runs.submit(resolved.config, at, problems=resolved.problems, watch=watch), at)
 
 
 def validate(
@@ -81,9 +80,33 @@ def resume(
     Raises:
         RunError: it is complete, running, or its data or base models have changed.
     """
-    with runs.resume(runs.find(str(run), home(root, models_dir)), watch) as taken_up:
-        runs.train(taken_up)
-        return runs.result(taken_up.directory, taken_up.state)
+    at = home(root, models_dir)
+    return runs.complete(runs.resume(runs.find(str(run), at), watch), at)
+
+
+def verify(
+    run: str | Path,
+    *,
+    keys: Sequence[str | Path] = (),
+    dataset: str | Path | None = None,
+    validation_dataset: str | Path | None = None,
+    base_models: str | Path | None = None,
+    root: str | Path | None = None,
+    models_dir: str | Path | None = None,
+) -> Verified:
+    """Whether a run, by its id or any copy of its directory, is what was certified; `checks` says what was looked at.
+
+    keys: files of public keys to trust besides this home's own, as `oneseek ledger key` prints them.
+    dataset, validation_dataset, base_models: what it should have been made of, where that is at hand.
+    """
+    return runs.verify(
+        str(run),
+        home(root, models_dir),
+        keys=[Path(key) for key in keys],
+        dataset=Path(dataset) if dataset else None,
+        validation_dataset=Path(validation_dataset) if validation_dataset else None,
+        base_models=Path(base_models) if base_models else None,
+    )
 
 
 def generate(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import to_builtins
 
 from oneseek.certificate.dna import Dna
+from oneseek.errors import CertificateInvalid
 from oneseek.events import EpochFinished, RunFinished
 from oneseek.events.state import RunState
 from oneseek.events.wire import epoch_end, leaderboard, sample_prompts, samples
@@ -26,6 +28,22 @@ def oneseek_dna(state: RunState, result: RunFinished, dna: Dna) -> Document:
         "hashes": {"dataset": dna.dataset, "recipe": dna.recipe, "weights": dna.weights},
         "quarantined": result.quarantined,
     }
+
+
+class _Named(msgspec.Struct):
+    dna: str
+
+
+def dna_in(document: bytes) -> str:
+    """The DNA that the bytes of oneseek_dna.json name.
+
+    Raises:
+        CertificateInvalid: they name none.
+    """
+    try:
+        return msgspec.json.decode(document, type=_Named).dna
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CertificateInvalid(f"oneseek_dna.json can't be read: {error}.", "Restore it from a backup.") from error
 
 
 def training_results(state: RunState, result: RunFinished, dna: Dna) -> Document:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,8 +18,8 @@ NOT_LISTED = ("manifest.json", "model.sig", "ledger_proof.json")
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`sha256` in hex, `size` in bytes."""
 
-    sha256: str
-    size: int
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    size: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

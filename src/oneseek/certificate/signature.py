@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import rfc8785
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -71,8 +71,12 @@ def check(bundle: bytes, manifest: Manifest) -> None:
     if _bundle(manifest, signature) != bundle:
         raise CertificateInvalid(f"model.sig {_difference(bundle, manifest)}.")
     try:
+        signer = public_key(manifest.signer)
+    except KeyRefused as error:
+        raise CertificateInvalid(f"manifest.json names no signer: {error.problem}") from error
+    try:
         r, s = decode_dss_signature(signature)
-        public_key(manifest.signer).verify(signature, _pae(payload(manifest)), _ECDSA)
+        signer.verify(signature, _pae(payload(manifest)), _ECDSA)
     except (InvalidSignature, ValueError) as error:
         raise CertificateInvalid("The signature in model.sig is not the signer's over this manifest.") from error
     if encode_dss_signature(r, min(s, _ORDER - s)) != signature:
@@ -92,7 +96,7 @@ def public_key(pem: str) -> ec.EllipticCurvePublicKey:
     """
     try:
         key = serialization.load_pem_public_key(pem.encode())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyRefused("This is not a public key in PEM form.", "Copy it from `oneseek ledger key`.") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise KeyRefused("The signer's key is not an ECDSA key on P-256.", "Copy it from `oneseek ledger key`.")

@@ -23,7 +23,10 @@ class LazyGroup(click.Group):
         "models": ("oneseek.cli.models:models", "List base models, show what they can do, download them."),
         "data": ("oneseek.cli.data:data", "Inspect, convert, count and keep datasets."),
         "runs": ("oneseek.cli.runs:runs", "List, show and watch runs."),
+        "verify": ("oneseek.cli.verify:verify", "Check that nothing of a run was changed, and who signed it."),
+        "reproduce": ("oneseek.cli.reproduce:reproduce", "Train a run again from its recipe, and compare the weights."),
         "generate": ("oneseek.cli.generate:generate", "Ask the adapters of a run, and the base models beside them."),
+        "ledger": ("oneseek.cli.ledger:ledger", "Show, audit and serve the log of completed runs; keys to pin."),
         "config": ("oneseek.cli.config:config", "Show every setting and where its value comes from."),
     }
 

@@ -2,67 +2,83 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from oneseek import runs as door
 from oneseek.api import home
-from oneseek.cli import options
+from oneseek.cli import old_page, options
+from oneseek.cli.old_page import named
 from oneseek.cli.output import terminal, visible, write_json
 from oneseek.cli.watching import watching
+from oneseek.errors import Failed, RunError
 from oneseek.events.state import RunState, apply, begin
 from oneseek.events.wire import auto_stop_info, leaderboard, sample_prompts, samples
 from oneseek.journal.file import Reader
-from oneseek.runs import KnownRun
+from oneseek.runs import KnownRun, OldRun
 
 POLL_SECONDS = 0.5
 
 
 @click.group()
 def runs() -> None:
-    """List, show and watch runs."""
+    """List, show, watch and import runs."""
 
 
 @runs.command("list", params=[*options.places(), *options.as_json()])
 def list_runs(root: Path | None, models_dir: Path | None, as_json: bool) -> None:
-    """Every run, the newest first."""
+    """Every run, the newest first; below them, what the old system left."""
     at = home(root, models_dir)
-    found = door.list_runs(at)
+    found, old = door.list_runs(at), door.old_runs(at)
     if as_json:
-        write_json({"runs": [described(run) for run in found]})
+        write_json({"runs": [*map(described, found), *map(old_page.described, old)]})
         return
-    if not found:
+    if not found and not old:
         click.echo(f"No runs in {at.models}. Start one: oneseek train --dataset FILE --base-models NAME...")
         return
-    table = Table()
-    for column in ("run", "status", "epochs", "models", "champion", "version"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("run", "status", "epochs", "models", "champion"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("run", "status"))
     for run in found:
         state = run.state
         table.add_row(
-            run.run_id,
+            named(run.run_id, run.dna or (f"v{state.accepted.version}" if state else "")),
             run.status,
             f"{state.epochs_done}/{state.total_epochs}" if state else "",
-            Text(", ".join(state.keys) if state else run.problem or ""),
+            Text(run.problem or ", ".join(state.keys if state else ())),
             Text(state.result.champion if state and state.result else ""),
-            state.accepted.version if state else "",
         )
+    for each in old:
+        table.add_row(*old_page.row(each))
     terminal().print(table)
 
 
 @runs.command(params=[*options.places(), *options.as_json()])
 @click.argument("run")
 def show(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
-    """One run: its leaderboard, its files, and what became of it. RUN is its id or its directory."""
+    """One run: its leaderboard, its files, and what became of it.
+
+    RUN is its id or its directory, or the name or path of what the old system left.
+    """
     from oneseek.cli.watching import board, concluded
 
-    directory = door.find(run, home(root, models_dir))
+    at = home(root, models_dir)
+    try:
+        directory = door.find(run, at)
+    except RunError:
+        old = door.find_old(run, at)
+        if old is None:
+            raise
+        _show_old(old, as_json=as_json)
+        return
     known = door.describe(directory)
     if as_json:
         said = _said(known.state) if known.state else {}
@@ -104,6 +120,35 @@ def watch(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -
         show_it.conclude(door.result(directory, state), state)
 
 
+@runs.command("import", params=[*options.places(), *options.as_json()])
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+def import_(path: Path, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+    """Bring in runs of another installation: documents that the old system left, and certified runs.
+
+    PATH is a metadata file, a run's directory, a models directory, or the directory that has it. Nothing that is here
+    is overwritten; adapters and weights of the old system stay where they are.
+
+    \b
+    oneseek runs import ../CivicAI
+    """
+    done = door.import_runs(path, home(root, models_dir))
+    if as_json:
+        write_json(old_page.wire(done))
+    else:
+        for line in old_page.outcome(done):
+            terminal().print(line, soft_wrap=True)
+    if any(run.outcome == "refused" for run in done.runs):
+        sys.exit(Failed.exit_code)
+
+
+def _show_old(old: OldRun, *, as_json: bool) -> None:
+    if as_json:
+        write_json({**old_page.described(old), "reason": old.reason, "documents": old.documents})
+        return
+    for line in old_page.page(old):
+        terminal().print(line, soft_wrap=True)
+
+
 def _said(state: RunState) -> dict[str, Any]:
     """The sample prompts, and their answers by epoch and model; nothing where there were none."""
     said = [{"epoch": commit.epoch, **answers} for commit in state.committed if (answers := samples(commit))]
@@ -131,10 +176,12 @@ def described(run: KnownRun) -> dict[str, Any]:
         "created_at": run.created_at,
         "certified_dir": str(run.directory),
         "problem": run.problem,
+        "verifiable": run.status == "certified",
     }
     if run.state:
         body |= {
             "version": run.state.accepted.version,
+            "dna": run.dna,
             "base_models": list(run.state.keys),
             "multiModelMode": len(run.state.keys) > 1,
             "current_epoch": run.state.epochs_done,

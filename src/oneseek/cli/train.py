@@ -13,6 +13,7 @@ from oneseek import runs
 from oneseek.api import home
 from oneseek.cli import options
 from oneseek.cli.watching import watching
+from oneseek.files.layout import Home
 from oneseek.runs import Recorder, Watch
 from oneseek.runs.resume import how_to_go_on
 
@@ -36,7 +37,9 @@ def train(
     """
     resolved = options.resolved(config_file, values, assigned)
     at = home(root, models_dir)
-    _carry_out(lambda watch: runs.submit(resolved.config, at, problems=resolved.problems, watch=watch), as_json=as_json)
+    _carry_out(
+        lambda watch: runs.submit(resolved.config, at, problems=resolved.problems, watch=watch), at, as_json=as_json
+    )
 
 
 @click.command(params=[*options.places(), *options.as_json()])
@@ -47,8 +50,9 @@ def resume(run: str, root: Path | None, models_dir: Path | None, as_json: bool) 
     \b
     oneseek resume run-20251122-143025
     """
-    directory = runs.find(run, home(root, models_dir))
-    _carry_out(lambda watch: runs.resume(directory, watch), as_json=as_json)
+    at = home(root, models_dir)
+    directory = runs.find(run, at)
+    _carry_out(lambda watch: runs.resume(directory, watch), at, as_json=as_json)
 
 
 @click.command(params=options.places())
@@ -66,19 +70,20 @@ def stop(run: str, root: Path | None, models_dir: Path | None, now: bool) -> Non
     click.echo(f"{directory.run_id} will stop {when}. {how_to_go_on(directory)}")
 
 
-def _carry_out(take_up: Callable[[Watch], Recorder], *, as_json: bool) -> None:
-    """Train a run while it is watched, then say what became of it; one that was broken off, how to go on."""
+def _carry_out(take_up: Callable[[Watch], Recorder], at: Home, *, as_json: bool) -> None:
+    """Complete a run while it is watched, then say what became of it; one that was broken off, how to go on."""
     signal.signal(signal.SIGTERM, _interrupt)  # a polite kill is a Ctrl-C
     run: Recorder | None = None
     try:
-        with watching(as_json=as_json) as watch, take_up(watch) as run:
-            runs.train(run)
+        with watching(as_json=as_json) as watch:
+            run = take_up(watch)
+            result = runs.complete(run, at)
     except KeyboardInterrupt:
         if run:
             hint = how_to_go_on(run.directory)
             click.echo(f"{run.state.run_id} was stopped after epoch {run.state.epochs_done}. {hint}", err=True)
         raise
-    watch.conclude(runs.result(run.directory, run.state), run.state)
+    watch.conclude(result, run.state)
 
 
 def _interrupt(*_: object) -> None:

@@ -34,6 +34,7 @@ from oneseek.events.wire import leaderboard, overfits, wire
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.record import Record
 from oneseek.runs import Result
+from oneseek.runs.certify import how_to_certify
 from oneseek.runs.resume import how_to_go_on
 
 _METRICS = {"bits_per_byte": "bits/byte", "val_loss": "validation loss"}
@@ -274,6 +275,9 @@ def concluded(result: Result, state: RunState) -> Iterator[Text]:
     for key, cause in result.failed_models.items():
         yield Text(f"✗ {key} was quarantined: {cause}", style="red")
     yield Text(f"{result.run_id} is {result.status}: {result.certified_dir}")
+    if result.status == "completed":
+        yield Text(f"Not certified yet. {result.not_certified or ''}".rstrip(), style="yellow")
+        yield Text(how_to_certify(RunDirectory(Path(result.certified_dir))))
     if result.status in ("stopped", "interrupted", "failed"):
         yield Text(how_to_go_on(RunDirectory(Path(result.certified_dir))))
 

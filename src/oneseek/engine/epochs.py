@@ -21,7 +21,7 @@ from oneseek.engine.schedule import schedule_factor, warmup_steps
 from oneseek.events import Preference
 
 STATE = "state.json"
-_WHERE_THINGS_ARE = ("model_path", "dataset_path", "directory", "cache_directory")
+_WHERE_THINGS_ARE = ("model_path", "hub_id", "revision", "dataset_path", "directory", "cache_directory")
 _WHAT_IS_SHOWN_OR_KEPT = ("checkpoint_every", "sample_prompts", "sample_tokens")
 _STEPS_KEPT = 2  # the newest inside an epoch, and the one before, should that be damaged
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import safetensors
 
+from oneseek.certificate.contents import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TOKENIZER_FILES
 from oneseek.certificate.tensors import Tensor, tensors_digest
 from oneseek.engine.interface import Exported
 from oneseek.errors import WorkerFailed
@@ -16,18 +17,6 @@ from oneseek.files.durable import write_directory
 PREFIX = "base_model.model."  # PEFT writes the model as it sees it, wrapped twice
 LORA_A = ".lora_A.weight"
 LORA_B = ".lora_B.weight"
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 def adapter_path(directory: Path) -> Path:
@@ -46,7 +35,7 @@ def write(directory: Path, *, adapter: bytes, weights: bytes, config: bytes, mod
     Raises:
         StorageError: it could not be written.
     """
-    files = {"adapter/adapter_config.json": config, "adapter/adapter_model.safetensors": adapter}
+    files = {f"adapter/{ADAPTER_CONFIG}": config, f"adapter/{ADAPTER_WEIGHTS}": adapter}
     for name in TOKENIZER_FILES:
         if (model_path / name).is_file():
             files[f"adapter/{name}"] = (model_path / name).read_bytes()
@@ -55,7 +44,7 @@ def write(directory: Path, *, adapter: bytes, weights: bytes, config: bytes, mod
 
 def read_adapter(directory: Path) -> bytes:
     """The adapter's tensors as they lie on disk."""
-    return (adapter_path(directory) / "adapter_model.safetensors").read_bytes()
+    return (adapter_path(directory) / ADAPTER_WEIGHTS).read_bytes()
 
 
 def verified(epoch: int, adapter: bytes, lora_b_norm: float, output_difference: float) -> Exported:

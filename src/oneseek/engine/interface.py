@@ -19,6 +19,7 @@ EngineName = Literal["torch", "scripted"]
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one model's training depends on. Paths are absolute.
 
+    What is at `model_path` is the commit `revision` of `hub_id`, where it is from the hub: so the adapter names it.
     `directory` is the trainer's own: its checkpoints and its export are written there. `cache_directory` is shared by
     all runs of a home and holds tokenised datasets; None: nothing is kept. `threads` is its share of the machine's
     cores. With `validation_path` all rows of the dataset are trained on and all of that file are validated on; else
@@ -29,6 +30,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineName
     key: str
     model_path: str
+    hub_id: str | None = None
+    revision: str | None = None
     dataset_path: str
     dataset_sha256: str
     validation_path: str | None = None

@@ -184,18 +184,23 @@ def disabled(model: nn.Module) -> Iterator[None]:
 
 def adapter_config(
     model: nn.Module,
-    model_path: str,
+    base_model: str,
     target_modules: Sequence[str],
     r: int,
     alpha: float,
     dropout: float,
     *,
+    revision: str | None = None,
     rslora: bool = False,
 ) -> dict[str, Any]:
-    """The content of PEFT's adapter_config.json for the adapter attached to `model`."""
+    """The content of PEFT's adapter_config.json for the adapter attached to `model`.
+
+    base_model: its id on the hub, with the commit as `revision`; or its directory.
+    """
     layers = [module.base for module in model.modules() if isinstance(module, LoraLinear)]
     return {
-        "base_model_name_or_path": model_path,
+        "base_model_name_or_path": base_model,
+        **({} if revision is None else {"revision": revision}),
         "bias": "none",
         "fan_in_fan_out": any(isinstance(layer, Conv1D) or getattr(layer, "was_conv1d", False) for layer in layers),
         "inference_mode": True,

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 STATE_FILE = "state.bin"
 STATE_BYTES = 512
-RANK, WIDTH = 4, 16
+WIDTH = 16
 LAYER = "model.layers.0.self_attn.q_proj"
 
 
@@ -85,7 +85,7 @@ class ScriptedTrainer(EpochTrainer):
             threads=a.threads,
             target_modules=a.target_modules,
             parameters=WIDTH * WIDTH,
-            trainable_parameters=2 * RANK * WIDTH,
+            trainable_parameters=2 * a.lora_r * WIDTH,
             steps_per_epoch=self._steps,
             training_tokens=self._tokens,
             supervised_tokens=self._tokens // 2,
@@ -102,8 +102,10 @@ class ScriptedTrainer(EpochTrainer):
 
     def export(self, epoch: int, learning_rates: Sequence[float], report: Report) -> Exported:
         self._reach(learning_rates[:epoch], report)
-        values = np.frombuffer(self._bytes, dtype=np.uint8)[: 2 * RANK * WIDTH].astype(np.float32) / 256 - 0.5
-        lora_a, lora_b = values[: RANK * WIDTH].reshape(RANK, WIDTH), values[RANK * WIDTH :].reshape(WIDTH, RANK)
+        half = self.assignment.lora_r * WIDTH
+        drawn = hashlib.shake_256(self._bytes).digest(2 * half)
+        values = np.frombuffer(drawn, dtype=np.uint8).astype(np.float32) / 256 - 0.5
+        lora_a, lora_b = values[:half].reshape(-1, WIDTH), values[half:].reshape(WIDTH, -1)
         names = (f"{PREFIX}{LAYER}{LORA_A}", f"{PREFIX}{LAYER}{LORA_B}")
         tensors = dict(zip(names, (lora_a, lora_b), strict=True))
         export.write(
@@ -188,9 +190,13 @@ class ScriptedTrainer(EpochTrainer):
 
     def _adapter_config(self) -> dict[str, Any]:
         return {
-            "base_model_name_or_path": self.assignment.model_path,
+            "base_model_name_or_path": self.assignment.hub_id or self.assignment.model_path,
+            **({} if self.assignment.revision is None else {"revision": self.assignment.revision}),
             "peft_type": "LORA",
-            "r": RANK,
+            "r": self.assignment.lora_r,
+            "lora_alpha": self.assignment.lora_alpha,
+            "lora_dropout": self.assignment.lora_dropout,
+            "use_rslora": self.assignment.lora_use_rslora,
             "target_modules": sorted(self.assignment.target_modules),
             "task_type": "CAUSAL_LM",
         }

@@ -315,11 +315,12 @@ class TorchTrainer(EpochTrainer):
         a = self.assignment
         config = adapter_config(
             self.model,
-            a.model_path,
+            a.hub_id or a.model_path,
             a.target_modules,
             a.lora_r,
             a.lora_alpha,
             a.lora_dropout,
+            revision=a.revision,
             rslora=a.lora_use_rslora,
         )
         return json.dumps(config, indent=2).encode() + b"\n"

@@ -17,7 +17,9 @@ from oneseek.errors import StorageError
 from oneseek.files.spelling import spelt
 
 TEMP_SUFFIX = ".tmp"
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What file systems without links answer."""
+
 
 _CAUSES = {
     errno.ENOSPC: ("no space is left on the disk", "Free some space"),
@@ -186,7 +188,7 @@ def point(link: Path, target: str) -> None:
         try:
             temporary.symlink_to(target, target_is_directory=True)
         except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_LINKS and not hasattr(error, "winerror"):
+            if isinstance(error, OSError) and error.errno not in NO_LINKS and not hasattr(error, "winerror"):
                 raise
             raise LinksUnsupportedError(str(link)) from error
         if link.is_dir() and not link.is_symlink():

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from oneseek.errors import KeyRefused
-from oneseek.files.durable import create_exclusively, storage_errors
+from oneseek.files.durable import NO_LINKS, TEMP_SUFFIX, create_exclusively, storage_errors, sync_directory
 
 _OTHERS = 0o077
 _LARGEST = 1 << 16  # bytes; far more than any key has
+_MAKE_ONE = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out FILE && chmod 600 FILE"
 
 
 def read_secret(path: Path) -> bytes:
@@ -36,8 +42,55 @@ def read_secret(path: Path) -> bytes:
     return content
 
 
+def read_signer_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The ECDSA key on P-256 that runs are signed with, from a PEM file without a password.
+
+    Raises:
+        KeyRefused: as `read_secret`, or it is no such key.
+    """
+    content = read_secret(path)
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except TypeError as error:
+        raise KeyRefused(
+            f"The private key {path} is encrypted, and there is nobody to ask for its password.",
+            f"Write it without one: openssl pkcs8 -topk8 -nocrypt -in {shlex.quote(str(path))} -out FILE",
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        if b"PUBLIC KEY-----" in content:
+            raise KeyRefused(f"{path} is a public key.", "Name the private key that belongs to it.") from error
+        raise KeyRefused(f"{path} is not a private key in PEM form.", f"Make one: {_MAKE_ONE}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise KeyRefused(
+            f"{path} is {_kind(key)}; runs are signed with an ECDSA key on P-256.", f"Make one: {_MAKE_ONE}"
+        )
+    return key
+
+
 def keep_secret(path: Path, content: bytes) -> bool:
-    """Make the file, readable by its owner alone, unless it is there; says whether it was made."""
+    """Make the file, readable by its owner alone, unless it is there; says whether it was made.
+
+    It is there whole or not at all: of many that make it at once, the others find the whole file of the first.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return create_exclusively(path, content, mode=0o600)
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
+        create_exclusively(temporary, content, mode=0o600)
+        try:
+            path.hardlink_to(temporary)  # unlike a rename, it never replaces what is there
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return create_exclusively(path, content, mode=0o600)  # FAT, for one; a kill just now leaves half a key
+        finally:
+            temporary.unlink()
+        sync_directory(path.parent)
+    return True
+
+
+def _kind(key: object) -> str:
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return f"an ECDSA key on {key.curve.name}"
+    return f"an {type(key).__name__.lstrip('_').removesuffix('PrivateKey')} key"

@@ -10,7 +10,7 @@ from oneseek.errors import ProofInvalid
 from oneseek.ledger.merkle import HASH_BYTES
 from oneseek.ledger.note import SignerKey, VerifierKey, decode64, encode64, text_of
 
-_TEXT = re.compile(r"(?P<origin>[^\n]+)\n(?P<size>0|[1-9]\d{0,18})\n(?P<root>[^\n]+)\n")
+_TEXT = re.compile(r"(?P<origin>[^\n]+)\n(?P<size>0|[1-9][0-9]{0,18})\n(?P<root>[^\n]+)\n")
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

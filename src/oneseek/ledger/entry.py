@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import rfc8785
@@ -11,6 +11,10 @@ from oneseek.errors import ProofInvalid
 from oneseek.ledger.tiles import LARGEST_ENTRY
 
 Event = Literal["dna_v2_training_completed"]
+
+# Of one length and form, so that they stand in the order of their times when compared as text.
+_DAY, _TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}", r"[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
+Timestamp = Annotated[str, msgspec.Meta(pattern=rf"\A{_DAY}T{_TIME}\Z")]
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,7 +31,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Entry(Statement, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A statement as it stands in the log; `timestamp` is the ledger's clock, ISO 8601 in UTC with milliseconds."""
 
-    timestamp: str
+    timestamp: Timestamp
 
     @property
     def statement(self) -> Statement:
@@ -40,7 +44,7 @@ def encode(said: Statement | Entry) -> bytes:
     Raises:
         ProofInvalid: it is longer than an entry may be.
     """
-    data: bytes = rfc8785.dumps(msgspec.to_builtins(said, order="sorted"))
+    data: bytes = rfc8785.dumps(msgspec.to_builtins(said))
     if len(data) > LARGEST_ENTRY:
         raise ProofInvalid(
             f"{said.run_id} would take {len(data)} bytes in the ledger; {LARGEST_ENTRY} are the most.",
@@ -51,7 +55,7 @@ def encode(said: Statement | Entry) -> bytes:
 
 def stamped(statement: Statement, timestamp: str) -> Entry:
     """The entry that a statement becomes."""
-    return Entry(**{name: getattr(statement, name) for name in Statement.__struct_fields__}, timestamp=timestamp)
+    return Entry(**msgspec.structs.asdict(statement), timestamp=timestamp)
 
 
 def statement_of(data: bytes) -> Statement:

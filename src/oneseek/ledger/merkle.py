@@ -103,7 +103,7 @@ def check_consistency(old: int, old_root: Hash, new: int, new_root: Hash, proof:
     if old > new:
         raise ProofInvalid(f"The log had {old} entries and now has {new}: entries were removed.")
     if old in (0, new):
-        if proof or old_root != (new_root if old else EMPTY):
+        if proof or old_root != (new_root if old == new else EMPTY):
             raise ProofInvalid(f"The log of {old} entries has another root than it had.")
         return
     steps = iter(proof if old & (old - 1) else (old_root, *proof))

@@ -6,9 +6,9 @@ The texts of keys are those of Go's `golang.org/x/mod/sumdb/note`. Every text is
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
+from dataclasses import dataclass, field
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -17,9 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from oneseek.errors import KeyRefused, ProofInvalid
 
 _ED25519 = b"\x01"
-_SIGNATURE = re.compile(r"\u2014 (?P<name>[^\s+]+) (?P<signature>[A-Za-z0-9+/]+={0,2})\n")
-_NAME = re.compile(r"[^\s+]+")
 _SECRET = "PRIVATE+KEY+"
+
+# Beside white space and plus, no control characters, and nothing that UTF-8 can't say.
+_NAME = r"(?P<name>[^\s+\x00-\x1f\ud800-\udfff]+)"
+_SIGNATURE = re.compile(rf"\u2014 {_NAME} (?P<signature>[A-Za-z0-9+/]+={{0,2}})\n")
+_KEY = re.compile(rf"{_NAME}\+[0-9a-f]{{8}}\+(?P<key>[A-Za-z0-9+/]{{44}})")  # 33 bytes, the first says which kind
 
 
 class VerifierKey(msgspec.Struct, frozen=True):
@@ -43,18 +46,20 @@ class VerifierKey(msgspec.Struct, frozen=True):
         Raises:
             KeyRefused: it is no such text.
         """
-        name, _, rest = text.partition("+")
-        key = _key_bytes(rest.partition("+")[2])
-        if key is None or not _NAME.fullmatch(name) or str(found := cls(name, key)) != text:
-            raise KeyRefused(f"{text!r} is not a log's public key.", "Copy it from `oneseek ledger key`.")
+        match = _KEY.fullmatch(text)
+        found = cls(match["name"], base64.b64decode(match["key"])[1:]) if match else None
+        if found is None or str(found) != text:
+            said = "A private key" if _SECRET in text else repr(text)
+            raise KeyRefused(f"{said} is not a log's public key.", "Copy it from `oneseek ledger key`.")
         return found
 
 
-class SignerKey(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class SignerKey:
     """A log's private key: 32 bytes that an Ed25519 key follows from. Its `repr` tells none of them."""
 
     name: str
-    seed: bytes
+    seed: bytes = field(repr=False)
 
     @property
     def verifier(self) -> VerifierKey:
@@ -71,9 +76,9 @@ class SignerKey(msgspec.Struct, frozen=True):
         Raises:
             KeyRefused: it is no such text. What it is, is not repeated.
         """
-        name, _, rest = text.removeprefix(_SECRET).partition("+")
-        seed = _key_bytes(rest.partition("+")[2])
-        if seed is None or not _NAME.fullmatch(name) or (found := cls(name, seed)).text() != text:
+        match = _KEY.fullmatch(text.removeprefix(_SECRET))
+        found = cls(match["name"], base64.b64decode(match["key"])[1:]) if match else None
+        if found is None or found.text() != text:
             raise KeyRefused("This is not a log's private key.", "Restore the file from a backup.")
         return found
 
@@ -85,9 +90,6 @@ class SignerKey(msgspec.Struct, frozen=True):
     @property
     def _private(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.seed)
-
-    def __repr__(self) -> str:
-        return f"SignerKey({self.name!r}, ...)"
 
 
 def text_of(note: str, key: VerifierKey) -> str:
@@ -102,7 +104,7 @@ def text_of(note: str, key: VerifierKey) -> str:
         raise ProofInvalid("A signed note ends in an empty line and one line with a signature; this one doesn't.")
     signature = decode64(match["signature"], "the note's signature")
     if match["name"] != key.name or signature[:4] != key.hash:
-        raise ProofInvalid(f"The note is signed by another key of {match['name']}, not by {key}.")
+        raise ProofInvalid(f"The note is signed by another key, of {match['name']!r}, not by {key}.")
     try:
         Ed25519PublicKey.from_public_bytes(key.public).verify(signature[4:], f"{text}\n".encode())
     except (InvalidSignature, ValueError) as error:
@@ -122,17 +124,8 @@ def decode64(text: str, name: str) -> bytes:
     """
     try:
         data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise ProofInvalid(f"{name[0].upper()}{name[1:]} is not base64.") from error
     if encode64(data) != text:
         raise ProofInvalid(f"{name[0].upper()}{name[1:]} has bits that base64 leaves free.")
     return data
-
-
-def _key_bytes(text: str) -> bytes | None:
-    """The 32 bytes of an encoded Ed25519 key, or None."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return data[1:] if data[:1] == _ED25519 and len(data) == 33 else None

@@ -13,7 +13,7 @@ from oneseek.ledger.merkle import HASH_BYTES, Hash, check_inclusion, leaf_hash
 from oneseek.ledger.note import VerifierKey, decode64, encode64
 
 _FIRST_LINE = "c2sp.org/tlog-proof@v1"
-_INDEX = re.compile(r"index (0|[1-9]\d{0,18})")
+_INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
 
 
 class Proof(msgspec.Struct, frozen=True):

@@ -15,8 +15,9 @@ HEIGHT = 8
 LARGEST_ENTRY = (1 << 16) - 1
 """Bytes: a bundle gives an entry's length in 16 bits."""
 
+# Seven groups of three digits hold any index below 2^64; without a bound, a path would be a number of any length.
 _PATH = re.compile(
-    r"tile/(?:(?P<level>0|[1-9]\d?)|entries)/(?P<index>(?:x\d{3}/)*\d{3})(?:\.p/(?P<width>[1-9]\d{0,2}))?"
+    r"tile/(?:(?P<level>0|[1-9]\d?)|entries)/(?P<index>(?:x\d{3}/){0,6}\d{3})(?:\.p/(?P<width>[1-9]\d{0,2}))?"
 )
 _HIGHEST_LEVEL = 63
 
@@ -60,11 +61,8 @@ def parse_path(path: str) -> Tile | None:
         return None
     level = None if match["level"] is None else int(match["level"])
     index = int(match["index"].replace("x", "").replace("/", ""))
-    width = int(match["width"] or WIDTH)
-    if (level or 0) > _HIGHEST_LEVEL or (match["width"] and width >= WIDTH):
-        return None
-    tile = Tile(level, index, width)
-    return tile if tile.path == path else None
+    tile = Tile(level, index, int(match["width"] or WIDTH))
+    return tile if (level or 0) <= _HIGHEST_LEVEL and tile.path == path else None
 
 
 def tile_with(level: int, index: int, size: int) -> Tile:
@@ -75,9 +73,9 @@ def tile_with(level: int, index: int, size: int) -> Tile:
 
 
 def tile_at(level: int | None, index: int, size: int) -> Tile:
-    """A tile as wide as a log of `size` entries fills it."""
+    """A tile as wide as a log of `size` entries fills it: 0 where it does not reach so far."""
     hashes = size >> (HEIGHT * (level or 0))
-    return Tile(level, index, min(WIDTH, hashes - index * WIDTH))
+    return Tile(level, index, min(WIDTH, max(0, hashes - index * WIDTH)))
 
 
 def node_in(data: bytes, level: int, index: int) -> Hash:

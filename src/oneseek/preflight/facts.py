@@ -82,6 +82,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     validation_tokens: Mapping[str, ModelTokens] = {}
     output_error: Trouble | None = None
     key_error: Trouble | None = None
+    ledger_url_error: Trouble | None = None
+    ledger_error: Trouble | None = None
     versions: tuple[str, ...] = ()
     free_memory_bytes: int | None = None
     free_disk_bytes: int | None = None

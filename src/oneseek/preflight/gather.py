@@ -1,14 +1,13 @@
-"""Gather the facts that the rules judge by: base models, dataset, output directory, memory, disk, packages."""
+"""Gather the facts that the rules judge by: base models, dataset, output directory, keys, memory, disk, packages."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import shlex
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -18,10 +17,24 @@ from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.read import scan
 from oneseek.datasets.scan import Scan
 from oneseek.datasets.store import find
-from oneseek.errors import DatasetError, ModelError, OneSeekError, SelectionError, StorageError
+from oneseek.errors import (
+    ConfigError,
+    DatasetError,
+    KeyRefused,
+    LedgerDamaged,
+    ModelError,
+    OneSeekError,
+    SelectionError,
+    StorageError,
+)
 from oneseek.files.durable import storage_errors
 from oneseek.files.layout import Home, Results
+from oneseek.files.secrets import read_signer_key
 from oneseek.files.versions import versions_taken
+from oneseek.ledger.client import service_address
+from oneseek.ledger.keys import known_log_key
+from oneseek.ledger.locate import read_ledger
+from oneseek.ledger.store import Store
 from oneseek.names import format_version, match_selection
 from oneseek.preflight.facts import Facts, Trouble, Wanted
 from oneseek.preflight.tokens import tokens_of
@@ -30,8 +43,6 @@ from oneseek.registry.discover import Discovery, discover, with_highest_token_id
 from oneseek.registry.hub import locate
 
 OPTIONAL_PACKAGES = ("accelerate", "bitsandbytes")
-
-_KEY_BYTES = 1 << 16  # far more than any key has
 
 
 def gather(config: TrainingConfig, problems: Iterable[ConfigProblem], home: Home, output: Path) -> Facts:
@@ -46,6 +57,7 @@ def gather(config: TrainingConfig, problems: Iterable[ConfigProblem], home: Home
     validation, validation_error = _scan(config.data.validation_dataset, home, config.training.seed)
     tokens, validation_tokens = tokens_of(models, dataset, validation, config) if dataset is not None else ({}, {})
     output_error, versions, free_disk = _look_at(output)
+    ledger_url = os.environ.get("LEDGER_URL")
     return Facts(
         config_problems=tuple(problems),
         wanted=tuple(wanted for wanted, _ in selected),
@@ -59,7 +71,9 @@ def gather(config: TrainingConfig, problems: Iterable[ConfigProblem], home: Home
         tokens=tokens,
         validation_tokens=validation_tokens,
         output_error=output_error,
-        key_error=_look_at_key(os.environ.get("LEDGER_PRIVATE_KEY_PATH")),
+        key_error=_look_at_keys(home, os.environ.get("LEDGER_PRIVATE_KEY_PATH"), own_ledger=not ledger_url),
+        ledger_url_error=_look_at_address(ledger_url) if ledger_url else None,
+        ledger_error=None if ledger_url else _look_at_ledger(home),
         versions=versions,
         free_memory_bytes=psutil.virtual_memory().available,
         free_disk_bytes=free_disk,
@@ -126,21 +140,48 @@ def _look_at(output: Path) -> tuple[Trouble | None, tuple[str, ...], int | None]
         return _trouble(error), (), None
 
 
-def _look_at_key(given: str | None) -> Trouble | None:
-    """Why the key that results are to be signed with cannot be used: said before the run, not after it."""
-    if not given:
-        return None
-    name, path = f"LEDGER_PRIVATE_KEY_PATH {given}", Path(given)
+def _look_at_keys(home: Home, named: str | None, *, own_ledger: bool) -> Trouble | None:
+    """Why results could not be signed, or entered in the ledger of this home: said before the run, not after it.
+
+    named: LEDGER_PRIVATE_KEY_PATH, the signer's key in place of the home's own.
+    """
     try:
-        open_to = stat.S_IMODE(path.stat().st_mode) & 0o077
-        text = path.read_bytes()[:_KEY_BYTES]
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        return Trouble(f"{name} cannot be read: {reason}.", "Correct the path, or unset the variable.")
-    if b"PRIVATE KEY-----" not in text:
-        return Trouble(f"{name} is no private key in PEM.", "Name a PEM file, or unset the variable.")
-    if open_to:
-        return Trouble(f"{name} can be read by others than its owner.", f"Run: chmod 600 {shlex.quote(given)}")
+        if named:
+            read_signer_key(Path(named))
+        elif _is_there(home.signer_key):
+            read_signer_key(home.signer_key)
+    except KeyRefused as error:
+        return Trouble(f"LEDGER_PRIVATE_KEY_PATH: {error.problem}" if named else error.problem, error.fix)
+    try:
+        if own_ledger and _is_there(home.log_key):
+            known_log_key(home)
+        with storage_errors(home.keys):
+            _try_to_write(_existing(home.keys))
+    except (KeyRefused, StorageError) as error:
+        return _trouble(error)
+    return None
+
+
+def _look_at_ledger(home: Home) -> Trouble | None:
+    """Why the ledger of this home would take no entry."""
+    try:
+        log = read_ledger(home, {})
+        if isinstance(log, Store):
+            with closing(log):
+                log.check()
+    except KeyRefused:
+        return None  # that is said of the keys
+    except (LedgerDamaged, StorageError) as error:
+        return Trouble(error.problem, f"The run is completed all the same. {error.fix}")
+    return None
+
+
+def _look_at_address(url: str) -> Trouble | None:
+    """Why LEDGER_URL can be no ledger's address. Whether one answers there is not asked: a run is completed without."""
+    try:
+        service_address(url)
+    except ConfigError as error:
+        return _trouble(error)
     return None
 
 

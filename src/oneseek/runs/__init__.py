@@ -1,43 +1,59 @@
-"""The one door to runs: submit and train, resume, stop, find, ask. Command line and Python come through here."""
+"""The one door to runs: submit, train, certify, resume, stop, find, ask. Command line and Python come through here."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from oneseek.certificate.documents import Document
-from oneseek.errors import StorageError
 from oneseek.events.state import RunState
 from oneseek.executors.answering import AnswerFinished, Generated, TokenGenerated
-from oneseek.files.layout import RunDirectory
-from oneseek.runs.find import KnownRun, describe, find, list_runs, status
+from oneseek.files.layout import Home, RunDirectory
+from oneseek.runs.certify import Certified, certify
+from oneseek.runs.find import KnownRun, describe, dna_of, find, list_runs, status
 from oneseek.runs.generate import generate
+from oneseek.runs.importing import Imported, import_runs
+from oneseek.runs.old import OldRun, find_old, old_runs
 from oneseek.runs.recorder import Recorder, Watch, is_running, nobody
 from oneseek.runs.rehearse import Rehearsal
+from oneseek.runs.reproduce import Reproduction, reproduce
 from oneseek.runs.resume import resume
 from oneseek.runs.stopping import stop
 from oneseek.runs.submit import inspect, submit
 from oneseek.runs.train import train
 from oneseek.runs.validate import Verdict, validate
+from oneseek.runs.verify import Verified, verify
 
 __all__ = [
     "AnswerFinished",
+    "Certified",
     "Generated",
+    "Imported",
     "KnownRun",
+    "OldRun",
     "Recorder",
     "Rehearsal",
+    "Reproduction",
     "Result",
     "TokenGenerated",
     "Verdict",
+    "Verified",
     "Watch",
+    "certify",
+    "complete",
     "describe",
     "find",
+    "find_old",
     "generate",
+    "import_runs",
     "inspect",
     "is_running",
     "list_runs",
     "nobody",
+    "old_runs",
+    "reproduce",
     "result",
     "resume",
     "status",
@@ -45,12 +61,14 @@ __all__ = [
     "submit",
     "train",
     "validate",
+    "verify",
 ]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a run. `base_models` are the keys of the verified ones, the champion's adapter the best of them;
-    `failed_models` says why others are not among them. Unfinished runs have no dna and no champion."""
+    `failed_models` says why others are not among them. Unfinished runs have no dna and no champion; `not_certified`
+    says why a complete one is not in the ledger yet."""
 
     run_id: str
     status: str
@@ -59,26 +77,34 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     champion: str | None
     base_models: tuple[str, ...]
     failed_models: dict[str, str]
+    not_certified: str | None = None
 
     def wire(self) -> dict[str, Any]:
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
 
 
-def result(directory: RunDirectory, state: RunState) -> Result:
+def complete(run: Recorder, home: Home, environment: Mapping[str, str] = os.environ) -> Result:
+    """Take an accepted run to its end, then seal it and enter it in the ledger. One that can't take it is no error: the
+    run is complete, and `not_certified` says why.
+
+    Raises:
+        OneSeekError, KeyboardInterrupt: as in `train` and `certify`.
+    """
+    with run:
+        train(run)
+    certified = certify(run.directory, home, environment) if run.state.over else None
+    return result(run.directory, run.state, certified)
+
+
+def result(directory: RunDirectory, state: RunState, certified: Certified | None = None) -> Result:
     """What became of a run, from its journal and its oneseek_dna.json."""
     return Result(
         run_id=state.run_id,
         status=status(directory, state),
-        dna=_dna(directory)["dna"] if state.over and directory.dna.exists() else None,
+        dna=dna_of(directory, state),
         certified_dir=str(directory.root),
         champion=state.result.champion if state.result else None,
         base_models=tuple(state.verified),
         failed_models=state.quarantined,
+        not_certified=f"{certified.problem} {certified.fix}".strip() if certified and certified.problem else None,
     )
-
-
-def _dna(directory: RunDirectory) -> Document:
-    try:
-        return msgspec.json.decode(directory.dna.read_bytes(), type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise StorageError(f"{directory.dna} can't be read: {error}.", "Restore the run from a backup.") from error

@@ -36,7 +36,7 @@ def plan(state: RunState, prepared: Mapping[str, Prepared], at_once: int) -> Run
     )
 
 
-def differences(frozen: RunPlanned, prepared: Mapping[str, Prepared]) -> list[str]:
+def differences(frozen: RunPlanned, prepared: Mapping[str, Prepared | ModelPlan]) -> list[str]:
     """What would be computed otherwise than planned, in words; empty where nothing would."""
     changed = []
     for planned in frozen.models:
@@ -56,6 +56,6 @@ def differences(frozen: RunPlanned, prepared: Mapping[str, Prepared]) -> list[st
     return list(dict.fromkeys(changed))
 
 
-def _model_plan(key: str, found: Prepared) -> ModelPlan:
+def _model_plan(key: str, found: Prepared | ModelPlan) -> ModelPlan:
     names = set(ModelPlan.__struct_fields__) - {"key"}
     return ModelPlan(key=key, **{name: getattr(found, name) for name in names})

@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oneseek.certificate import documents
+from oneseek.certificate.card import card
+from oneseek.certificate.contents import CARD
 from oneseek.certificate.dna import Dna, recipe, recipe_sha256
+from oneseek.certificate.provenance import provenance
 from oneseek.certificate.tensors import Tensor, tensors_digest
 from oneseek.errors import StorageError
+from oneseek.events import RunFinished
 from oneseek.events.state import RunState
 from oneseek.files.durable import (
     LinksUnsupportedError,
@@ -21,6 +25,7 @@ from oneseek.files.durable import (
     copy_tree,
     point,
     set_aside,
+    sha256_file,
     storage_errors,
     write_bytes,
     write_json,
@@ -42,6 +47,23 @@ def publish(directory: RunDirectory, state: RunState) -> None:
     """
     if state.result is None:
         raise ValueError("A run is published when it is finished.")
+    tensors = _publish_adapters(directory, state)
+    _publish_documents(directory, state, state.result, tensors_digest(tensors))
+    with turn(directory.results):
+        directory.results.reservation(state.accepted.version).unlink(missing_ok=True)
+        for key in state.verified:
+            _point_to_newest(directory.results, key)
+        _point_current(directory.results)
+    with storage_errors(directory.work):
+        for path in directory.work.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != directory.lock:  # we hold it; it goes when we let go
+                path.unlink()
+
+
+def _publish_adapters(directory: RunDirectory, state: RunState) -> list[Tensor]:
+    """Adapters and weights to where they stay; the tensors of all of them, as they now lie there."""
     results, version = directory.results, state.accepted.version
     for key in state.verified:
         copy_tree(directory.export(key) / "adapter", directory.adapter(key))
@@ -50,29 +72,31 @@ def publish(directory: RunDirectory, state: RunState) -> None:
         copy_tree(directory.adapter(key), results.versioned_adapter(version, key))
         copy_file(directory.export(key) / "weights.pth", results.weights_file(version, key))
     list(_verified_tensors(state, lambda key: results.versioned_adapter(version, key)))
-    document = recipe(state)
-    dna = Dna(
-        dataset=state.accepted.dataset.sha256,
-        recipe=recipe_sha256(document),
-        weights=tensors_digest(tensors),
-    )
+    return tensors
+
+
+def _publish_documents(directory: RunDirectory, state: RunState, result: RunFinished, weights: str) -> None:
+    """What the journal says, in the forms in which people and programs look for it. `weights` is the DNA's part."""
+    results, version = directory.results, state.accepted.version
     records = read(directory.journal).records
+    started, finished = records[0].at, records[-1].at
+    document = recipe(state)
+    dna = Dna(dataset=state.accepted.dataset.sha256, recipe=recipe_sha256(document), weights=weights)
+    for key in state.verified:
+        for adapter in (directory.adapter(key), results.versioned_adapter(version, key)):
+            write_bytes(adapter / CARD, card(state, key, dna).encode())
     write_json(directory.recipe, document)
-    write_json(directory.dna, documents.oneseek_dna(state, state.result, dna))
-    write_json(directory.training_results, documents.training_results(state, state.result, dna))
-    write_json(directory.live_metrics, documents.live_metrics(state, records[-1].at))
-    write_json(results.metadata(version), documents.version_metadata(state, state.result, dna, records[0].at))
-    with turn(results):
-        results.reservation(version).unlink(missing_ok=True)
-        for key in state.verified:
-            _point_to_newest(results, key)
-        _point_current(results)
-    with storage_errors(directory.work):
-        for path in directory.work.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path != directory.lock:  # we hold it; it goes when we let go
-                path.unlink()
+    write_json(directory.dna, documents.oneseek_dna(state, result, dna))
+    write_json(directory.training_results, documents.training_results(state, result, dna))
+    write_json(directory.live_metrics, documents.live_metrics(state, finished))
+    write_json(directory.provenance, provenance(state, _subjects(directory, state), started, finished))
+    write_json(results.metadata(version), documents.version_metadata(state, result, dna, started))
+
+
+def _subjects(directory: RunDirectory, state: RunState) -> dict[str, str]:
+    """SHA-256 of every file of the adapters, by its path in the run directory."""
+    files = [path for key in state.verified for path in directory.adapter(key).iterdir()]
+    return {path.relative_to(directory.root).as_posix(): sha256_file(path) for path in files}
 
 
 def read_tensors(adapter: Path) -> Iterator[Tensor]:

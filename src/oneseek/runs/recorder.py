@@ -8,6 +8,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from oneseek.certificate.seal import is_certified
 from oneseek.config.schema import TrainingConfig
 from oneseek.errors import RunError, StorageError
 from oneseek.events import DISPLAY_ONLY, AnyEvent, RunAccepted
@@ -51,11 +52,11 @@ class Recorder:
         """A run that is there, healed.
 
         Raises:
-            RunError: it is complete, another process is training it, or there is nothing of it yet.
+            RunError: it is certified, another process is training it, or there is nothing of it yet.
             JournalDamaged: its journal is not what was written.
         """
         known = replay(record.event for record in read(directory.journal).records)
-        if known and known.over and not directory.work.exists():
+        if known and known.over and is_certified(directory):
             raise RunError(f"{directory.run_id} is complete.", f"Its files are in {directory.root}.")
         lock = _take(directory)
         with storage_errors(directory.root):

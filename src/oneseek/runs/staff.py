@@ -26,11 +26,13 @@ from oneseek.runs.recorder import Recorder
 
 
 @contextmanager
-def staff(run: Recorder, poll: Callable[[], None]) -> Iterator[Crew]:
-    """The crew of a run."""
+def staff(run: Recorder, poll: Callable[[], None], like: RunPlanned | None = None) -> Iterator[Crew]:
+    """The crew of a run. One that has no plan of its own yet gets what `like`, the plan of another, gave its models."""
     accepted, inline = run.state.accepted, run.config.execution.executor == "inline"
     needs = {model.key: model.memory for model in accepted.models}
-    at_once, shares = _planned(run.state.planned) if run.state.planned else shared(needs, run.config)
+    at_once, shares = shared(needs, run.config)
+    if planned := run.state.planned or like:
+        at_once, shares = planned.at_once, {**shares, **_planned(planned)}
     crew = Crew(
         {
             model.key: assignment(
@@ -39,6 +41,8 @@ def staff(run: Recorder, poll: Callable[[], None]) -> Iterator[Crew]:
                 run.config,
                 key=model.key,
                 model_path=model.path,
+                hub_id=model.hub_id,
+                revision=model.revision,
                 target_modules=model.target_modules,
                 share=shares[model.key],
                 directory=run.directory.worker(model.key),
@@ -98,6 +102,8 @@ def assignment(
     *,
     key: str,
     model_path: str,
+    hub_id: str | None = None,
+    revision: str | None = None,
     target_modules: tuple[str, ...],
     share: Share,
     directory: Path,
@@ -109,6 +115,8 @@ def assignment(
         engine=engine,
         key=key,
         model_path=model_path,
+        hub_id=hub_id,
+        revision=revision,
         dataset_path=dataset.path,
         dataset_sha256=dataset.sha256,
         validation_path=dataset.validation_path,
@@ -146,10 +154,8 @@ def assignment(
     )
 
 
-def _planned(planned: RunPlanned) -> tuple[int, dict[str, Share]]:
-    return planned.at_once, {
-        plan.key: Share(plan.threads, plan.token_budget, plan.gradient_checkpointing) for plan in planned.models
-    }
+def _planned(planned: RunPlanned) -> dict[str, Share]:
+    return {plan.key: Share(plan.threads, plan.token_budget, plan.gradient_checkpointing) for plan in planned.models}
 
 
 def _process(run: Recorder, assignment: Assignment, outbox: Outbox) -> Worker:

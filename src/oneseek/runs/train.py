@@ -15,6 +15,7 @@ from oneseek.events import (
     ProgressReported,
     RunFailed,
     RunInterrupted,
+    RunPlanned,
     RunStopped,
     StopRequested,
     WeightsAdjusted,
@@ -35,30 +36,37 @@ class StoppedAtOnce(KeyboardInterrupt):
     """Somebody asked the run, from outside, not to wait for the end of the epoch."""
 
 
-def train(run: Recorder) -> None:
+def train(run: Recorder, like: RunPlanned | None = None) -> None:
     """Take an accepted run to its end, or until it is stopped; its journal says which.
 
+    like: the plan of another run, which this one follows in what the machine would else decide.
     Raises:
         OneSeekError: the run failed, which is recorded where the disk still allows it.
         KeyboardInterrupt: it was broken off, which is recorded. It can be resumed.
     """
     if not run.state.over:
         try:
-            _train(run)
+            _train(run, like)
         except KeyboardInterrupt as interruption:
             cause = "stop --now" if isinstance(interruption, StoppedAtOnce) else "Ctrl-C"
-            run.record_if_possible(RunInterrupted(cause=cause))
+            _record_the_end(run, RunInterrupted(cause=cause))
             raise
         except OneSeekError as error:
-            run.record_if_possible(RunFailed(problem=error.problem, fix=error.fix))
+            _record_the_end(run, RunFailed(problem=error.problem, fix=error.fix))
             raise
     if run.state.over:
         publish(run.directory, run.state)
 
 
-def _train(run: Recorder) -> None:
+def _record_the_end(run: Recorder, event: RunInterrupted | RunFailed) -> None:
+    """How it was broken off, unless it was finished before: nothing stands behind RunFinished."""
+    if not run.state.over:
+        run.record_if_possible(event)
+
+
+def _train(run: Recorder, like: RunPlanned | None) -> None:
     prepare_models(run, poll=lambda: _heed_stop(run))
-    with staff(run, poll=lambda: _heed_stop(run)) as crew:
+    with staff(run, poll=lambda: _heed_stop(run), like=like) as crew:
         _plan(run, crew)
         while not run.state.trained:
             _train_epoch(run, crew)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from oneseek import estimate
 from oneseek.config.schema import TrainingConfig
 from oneseek.names import format_version, next_version, parse_version
-from oneseek.preflight.facts import Facts
-from oneseek.preflight.finding import Change, Finding, rule
+from oneseek.preflight.facts import Facts, Trouble
+from oneseek.preflight.finding import Change, Finding, Severity, rule
 from oneseek.preflight.rules.models import gib
 
 
@@ -16,12 +16,7 @@ from oneseek.preflight.rules.models import gib
 def output_writable(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Results can be written where they are to go."""
     if facts.output_error is not None:
-        yield Finding(
-            severity="error",
-            field="output.directory",
-            problem=facts.output_error.problem,
-            fix=facts.output_error.fix,
-        )
+        yield _about_output("error", facts.output_error)
 
 
 @rule
@@ -57,6 +52,22 @@ def enough_disk(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
 def signing_key_usable(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Results that cannot be signed are found out before the run, not after it."""
     if facts.key_error is not None:
-        yield Finding(
-            severity="error", field="output.directory", problem=facts.key_error.problem, fix=facts.key_error.fix
-        )
+        yield _about_output("error", facts.key_error)
+
+
+@rule
+def ledger_address_valid(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """`LEDGER_URL` is an address that a ledger can have. Whether one answers is not asked; runs go without."""
+    if facts.ledger_url_error is not None:
+        yield _about_output("error", facts.ledger_url_error)
+
+
+@rule
+def ledger_usable(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
+    """The ledger of this home is there and can be read. Where it can't, the run is completed, and logged later."""
+    if facts.ledger_error is not None:
+        yield _about_output("warning", facts.ledger_error)
+
+
+def _about_output(severity: Severity, trouble: Trouble) -> Finding:
+    return Finding(severity=severity, field="output.directory", problem=trouble.problem, fix=trouble.fix)
