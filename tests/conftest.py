@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from pytest_socket import disable_socket
+
+PROJECT = Path(__file__).parent.parent
 
 if TYPE_CHECKING:
     from support.runs import Town
@@ -17,6 +20,14 @@ if TYPE_CHECKING:
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_is_left_in_the_project() -> Iterator[None]:
+    """A home that a test forgot to name is the current directory: keys and a ledger would come to lie there."""
+    yield
+    left = [name for name in ("keys", "ledger.db", "models", "datasets") if (PROJECT / name).exists()]
+    assert left == [], f"a test wrote {left} into {PROJECT}"
 
 
 @pytest.fixture(autouse=True)

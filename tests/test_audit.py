@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -126,6 +127,28 @@ def test_the_first_lie_of_a_store_is_named(change: str, lie: str) -> None:
     with pytest.raises(LedgerDamaged, match=lie) as found:
         audit(log)
     assert found.value.fix
+
+
+def test_an_entry_that_was_changed_is_named_though_the_trigger_that_kept_it_is_still_gone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(Store.open(path, KEY)) as log:
+        log.append(statements(0, ENTRIES))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DROP TRIGGER entries_UPDATE")
+        connection.execute(f"UPDATE entries SET data = {CHANGED} WHERE idx = 17")
+
+    with closing(Store.read(path, KEY.verifier)) as log, pytest.raises(LedgerDamaged, match="Entry 17: not what was"):
+        audit(log)
+
+
+def test_a_trigger_that_is_gone_is_told_once_all_entries_are_in_order_and_the_fix_is_no_audit() -> None:
+    log = in_memory(ENTRIES)
+    log._connection.execute("DROP TRIGGER entries_UPDATE")
+
+    with pytest.raises(LedgerDamaged, match="has other tables or triggers") as found:
+        audit(log)
+
+    assert "oneseek ledger audit" not in found.value.fix
 
 
 def test_a_checkpoint_by_the_real_key_over_another_root_is_named() -> None:

@@ -28,6 +28,8 @@ HOSTILE = [
     "a | b |\n\n| --- |",
     "https://evil.example www.evil.example @somebody &lt;b&gt;",
     "\"\"\"'''\\ + {braces} %s: [1, 2] # comment",
+    "\x85",
+    "\u2028two",
     "\u202egnirts\u0000\u007f\u0085\u2028\ufeff",
     "ÅÄÖ 漢字 😀",
     "- ",
@@ -99,7 +101,8 @@ def test_the_card_says_what_the_adapter_was_made_from_and_how(state: RunState) -
     assert said["Seed"] == "7"
     assert said["DNA"] == "`OneSeek-7B-Zero.v1.0.aaaaaaaa.bbbbbbbb.cccccccc`"
     assert said["Run"] == f"`{state.run_id}`"
-    assert f"oneseek verify {state.run_id}" in text
+    assert "`oneseek verify PATH --key KEYS`" in text
+    assert "`oneseek ledger key`" in text
 
 
 def test_the_card_says_what_was_reached_epoch_by_epoch(state: RunState) -> None:

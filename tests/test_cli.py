@@ -349,6 +349,28 @@ def test_the_commands_in_help_are_those_that_load() -> None:
     assert group.get_command(None, "nonsense") is None  # type: ignore[arg-type]
 
 
+def test_a_terminal_without_our_signs_is_no_reason_to_fail() -> None:
+    code = """
+import click
+from oneseek import cli
+
+@cli.oneseek.command("told")
+def told():
+    click.echo("✓ in order")
+    click.echo("✗ not in order", err=True)
+
+cli.LazyGroup.get_command = lambda self, context, name: told
+cli.main()
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, "told"], capture_output=True, text=True, env=environment, check=False
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "? in order\n", "? not in order\n")
+
+
 def test_help_and_refusals_never_import_torch(town: Town) -> None:
     code = """
 import sys, runpy

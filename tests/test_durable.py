@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,77 @@ def test_of_many_that_create_one_name_exactly_one_does(tmp_path: Path) -> None:
 
     assert made == [True, False, False, False, False]
     assert (tmp_path / "v1").read_bytes() == b"0"
+
+
+def test_what_could_not_be_written_whole_does_not_take_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match="no space is left"):
+            durable.create_exclusively(tmp_path / "v1", b"first")
+
+    assert not (tmp_path / "v1").exists()
+    assert durable.create_exclusively(tmp_path / "v1", b"second")
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The directories whose names were made durable."""
+    synced: list[Path] = []
+    sync = durable.sync_directory
+
+    def noted(path: Path) -> None:
+        synced.append(path)
+        sync(path)
+
+    monkeypatch.setattr(durable, "sync_directory", noted)
+    return synced
+
+
+def test_a_directory_is_made_with_those_above_it_and_all_are_on_disk(tmp_path: Path, on_disk: list[Path]) -> None:
+    made = tmp_path / "home" / "keys"
+
+    for _ in range(2):
+        durable.make_directory(made, mode=0o700)
+
+    assert made.stat().st_mode & 0o777 == 0o700
+    assert made.parent.stat().st_mode & 0o077
+    assert on_disk == [tmp_path, made.parent]
+
+
+def write_a_file(target: Path) -> None:
+    durable.create_exclusively(target, b"x")
+
+
+def write_a_directory(target: Path) -> None:
+    durable.write_directory(target, {"a/b/c.json": b"x"})
+
+
+def copy_a_file(target: Path) -> None:
+    durable.copy_file(Path(__file__), target)
+
+
+@pytest.mark.parametrize("write", [write_a_file, write_a_directory, copy_a_file])
+def test_whatever_is_written_the_folders_made_for_it_are_on_disk(
+    tmp_path: Path, on_disk: list[Path], write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "home" / "models" / "target")
+
+    assert {tmp_path, tmp_path / "home", tmp_path / "home" / "models"} <= set(on_disk)
+
+
+def test_of_a_copied_tree_every_folder_is_on_disk(tmp_path: Path, on_disk: list[Path]) -> None:
+    durable.write_directory(tmp_path / "source", {"a/b/c.json": b"x"})
+    on_disk.clear()
+
+    durable.copy_tree(tmp_path / "source", tmp_path / "target")
+
+    copied = tmp_path / "target.tmp"
+    assert {copied, copied / "a", copied / "a" / "b", tmp_path} <= set(on_disk)
 
 
 def test_a_link_is_swapped_and_always_resolves(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from oneseek.cli.errors import body
 from oneseek.errors import (
     ConfigError,
     KeyRefused,
@@ -44,6 +47,7 @@ from support.ledger_service import (
     Behind,
     Stage,
     allow_loopback,
+    self_signed,
     stage,
     statement,
     statements,
@@ -542,6 +546,17 @@ def test_an_address_where_nobody_answers_is_tried_three_times(pauses: list[float
     assert len(pauses) == 4
 
 
+@pytest.mark.parametrize("answer", [404, 503])
+def test_programs_are_told_of_an_error_by_its_public_name(at_an_address: Stage, answer: int) -> None:
+    app = answering({"/key": f"{KEY.verifier}\n", "*": answer})
+
+    with client_at(at_an_address.play(app)) as log:
+        error = refused(LedgerUnavailable, log.checkpoint)
+
+    assert type(error) is not LedgerUnavailable
+    assert body(error)["code"] == "LedgerUnavailable"
+
+
 async def cut_off(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
     await send({"type": "http.response.body", "body": b"only this", "more_body": True})
@@ -583,10 +598,270 @@ def test_an_endless_answer_is_not_read_to_its_end(at_an_address: Stage, monkeypa
 
 
 def test_an_answer_that_drips_is_given_up(at_an_address: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_LONGEST_ANSWER", 0.1)
+    monkeypatch.setattr(client, "PATIENCE", 0.1)
 
     with client_at(at_an_address.play(dripping)) as log:
         assert "too slow" in refused(LedgerUnavailable, log.checkpoint).problem
+
+
+class speaking:  # noqa: N801
+    """An address at which a function has every connection to itself; it ends when it wants, or can't send any more."""
+
+    def __init__(self, speak: Callable[[socket.socket, threading.Event], None], scheme: str = "http") -> None:
+        self.speak, self.scheme = speak, scheme
+        self.ended = threading.Event()
+        self.came = 0
+
+    def __enter__(self) -> speaking:
+        allow_loopback()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"{self.scheme}://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.threads = [threading.Thread(target=self._accept, daemon=True)]
+        self.threads[0].start()
+        return self
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.came += 1
+            self.threads.append(threading.Thread(target=self._serve, args=(connection,), daemon=True))
+            self.threads[-1].start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.settimeout(1)
+            self.speak(connection, self.ended)
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for thread in self.threads:
+            thread.join()
+
+
+def drip(connection: socket.socket, ended: threading.Event, first: bytes, pause: float, each: bytes) -> None:
+    connection.recv(4096)
+    connection.sendall(first)
+    while not ended.wait(pause):
+        connection.sendall(each)
+
+
+def letter_by_letter(connection: socket.socket, ended: threading.Event) -> None:
+    drip(connection, ended, b"HTTP/1.1 200 OK\r\nX-Slow: ", 0.02, b"x")
+
+
+def one_header_after_another(connection: socket.socket, ended: threading.Event) -> None:
+    drip(connection, ended, b"HTTP/1.1 200 OK\r\n", 0.02, b"X: y\r\n")
+
+
+def go_on(connection: socket.socket, ended: threading.Event) -> None:
+    drip(connection, ended, b"", 0.02, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def go_on_in_a_flood(connection: socket.socket, ended: threading.Event) -> None:
+    drip(connection, ended, b"", 0, b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
+def chunk_by_chunk(connection: socket.socket, ended: threading.Event) -> None:
+    drip(connection, ended, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 0.02, b"1\r\nx\r\n")
+
+
+def until_it_hangs_up(connection: socket.socket, ended: threading.Event) -> None:
+    drip(connection, ended, b"HTTP/1.1 200 OK\r\n\r\n", 0.02, b"x")
+
+
+def tls_letter_by_letter(connection: socket.socket, ended: threading.Event) -> None:
+    drip(connection, ended, b"\x16\x03\x03\x10\x00\x02", 0.02, b"x")
+
+
+@pytest.mark.parametrize(
+    ("speak", "scheme"),
+    [
+        (letter_by_letter, "http"),
+        (one_header_after_another, "http"),
+        (go_on, "http"),
+        (go_on_in_a_flood, "http"),
+        (chunk_by_chunk, "http"),
+        (until_it_hangs_up, "http"),
+        (tls_letter_by_letter, "https"),
+    ],
+)
+def test_a_service_that_always_sends_a_little_more_is_given_up_in_time(
+    speak: Callable[[socket.socket, threading.Event], None], scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE", 0.3)
+
+    with speaking(speak, scheme) as service, client_at(service.address) as log:
+        begun = time.monotonic()
+        error = refused(LedgerUnavailable, log.checkpoint)
+        took = time.monotonic() - begun
+
+    assert took < 3
+    assert service.address in error.problem
+    assert scheme == "https" or "too slow: we stopped waiting after 0.3 seconds" in error.problem
+
+
+def test_a_service_that_drips_over_tls_is_given_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls, authority = tls_service(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    monkeypatch.setattr(client, "PATIENCE", 0.5)
+
+    def speak(connection: socket.socket, ended: threading.Event) -> None:
+        with tls.wrap_socket(connection, server_side=True) as encrypted:
+            letter_by_letter(encrypted, ended)
+
+    with speaking(speak, "https") as service, client_at(service.address) as log:
+        begun = time.monotonic()
+        assert "too slow" in refused(LedgerUnavailable, log.checkpoint).problem
+        assert time.monotonic() - begun < 3
+
+
+def test_a_connection_that_was_kept_is_given_up_in_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = f"{KEY.verifier}\n".encode()
+
+    def speak(connection: socket.socket, ended: threading.Event) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(key), key))
+        letter_by_letter(connection, ended)
+
+    monkeypatch.setattr(client, "PATIENCE", 0.3)
+    with speaking(speak) as service, client_at(service.address) as log:
+        assert "too slow" in refused(LedgerUnavailable, log.checkpoint).problem
+
+    assert service.came == 1
+
+
+def test_no_pause_outlasts_what_a_request_may_take(
+    at_an_address: Stage, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PATIENCE", 5.0)
+    asked = Asked(answering({"*": 503}, headers={"Retry-After": "999999"}))
+
+    with client_at(at_an_address.play(asked)) as log:
+        error = refused(LedgerUnavailable, log.checkpoint)
+
+    assert "status 503" in error.problem
+    assert (len(asked), pauses) == (1, [])
+
+
+def test_no_thread_outlives_its_request(at_an_address: Stage) -> None:
+    before = threading.active_count()
+
+    with client_at(at_an_address.service(store(3))) as log:
+        log.checkpoint()
+
+        assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert threading.active_count() <= before + 1  # the server's own
+
+
+# -- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+def tls_service(directory: Path, name: str = "127.0.0.1", days: int = 1) -> tuple[ssl.SSLContext, Path]:
+    """What a service with a certificate of its own for an address speaks, and the file that makes it trusted."""
+    certificate, key = self_signed(directory, name, days)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    return tls, certificate
+
+
+@pytest.mark.parametrize(
+    ("name", "days", "trusted", "words"),
+    [
+        ("127.0.0.1", 1, False, "self-signed certificate"),
+        ("127.0.0.2", 1, True, "certificate is not valid for '127.0.0.1'"),
+        ("127.0.0.1", -1, True, "certificate has expired"),
+    ],
+    ids=["self-signed", "another name", "expired"],
+)
+def test_a_certificate_that_is_not_trusted_is_named_and_not_asked_for_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pauses: list[float],
+    name: str,
+    days: int,
+    trusted: bool,
+    words: str,
+) -> None:
+    tls, certificate = tls_service(tmp_path, name, days)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    def speak(connection: socket.socket, ended: threading.Event) -> None:
+        tls.wrap_socket(connection, server_side=True).close()
+
+    with speaking(speak, "https") as service, client_at(service.address) as log:
+        error = refused(LedgerUnavailable, log.checkpoint)
+
+    assert f"The TLS certificate of the ledger at {service.address} can't be trusted" in error.problem
+    assert words in error.problem
+    assert "SSL_CERT_FILE" in error.fix
+    assert "try again" not in error.fix
+    assert (service.came, pauses) == (1, [])
+
+
+def test_a_port_that_speaks_no_tls_is_named_and_not_asked_again(pauses: list[float]) -> None:
+    def speak(connection: socket.socket, ended: threading.Event) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with speaking(speak, "https") as service, client_at(service.address) as log:
+        error = refused(LedgerUnavailable, log.checkpoint)
+
+    assert f"TLS with the ledger at {service.address} fails" in error.problem
+    assert "LEDGER_URL names a port that speaks TLS" in error.fix
+    assert (service.came, pauses) == (1, [])
+
+
+def test_a_service_that_breaks_off_while_it_begins_tls_is_asked_again(pauses: list[float]) -> None:
+    with speaking(lambda connection, ended: None, "https") as service, client_at(service.address) as log:
+        assert "can't be reached" in refused(LedgerUnavailable, log.checkpoint).problem
+
+    assert (service.came, len(pauses)) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "No such file or directory"), (b"", "no certificate in PEM"), (b"rubbish \xff", "no certificate in PEM")],
+    ids=["none", "empty", "rubbish"],
+)
+def test_a_file_of_certificates_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, why: str
+) -> None:
+    named = tmp_path / "authorities.pem"
+    if content is not None:
+        named.write_bytes(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(named))
+
+    error = refused(ConfigError, lambda: Client("https://ledger.example.org", token=TOKEN, known_logs=None))
+
+    assert f"SSL_CERT_FILE={named} can't be used" in error.problem
+    assert why in error.problem
+
+
+@pytest.mark.parametrize("proxy", ["gopher://me:planted@proxy", "http://me:planted@proxy:x"])
+def test_a_proxy_that_cannot_be_used_is_refused_unrepeated(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+
+    error = refused(ConfigError, lambda: Client("https://ledger.example.org:1", token=TOKEN, known_logs=None))
+
+    assert "HTTPS_PROXY" in error.problem
+    assert "planted" not in str(error)
+
+
+def test_what_is_not_encrypted_goes_by_no_proxy(at_an_address: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket_that_counts() as (proxy, came):
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy)
+
+        with client_at(at_an_address.service(store(3))) as log:
+            log.append([statement(7)])
+
+    assert came == []
 
 
 def test_a_service_that_says_nothing_is_given_up(at_an_address: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -778,9 +1053,31 @@ def test_what_is_no_address_of_a_service_is_refused_unrepeated(url: str) -> None
 
 
 @pytest.mark.parametrize(
+    "host",
+    [
+        "ledger.example.org",
+        "10.0.0.7",
+        "0.0.0.0",
+        "[::]",
+        "[fe80::1]",
+        "127.0.0.1.example.org",
+        "localhost.evil.example",
+    ],
+)
+def test_what_would_travel_unencrypted_to_another_machine_is_refused(host: str) -> None:
+    error = refused(ConfigError, lambda: Client(f"http://{host}:8080", token=TOKEN, known_logs=None))
+
+    assert "LEDGER_URL is unencrypted" in error.problem
+    assert host.strip("[]") in error.problem
+    assert "Use https" in error.fix
+    assert "tunnel" in error.fix
+
+
+@pytest.mark.parametrize(
     ("given", "url"),
     [
         ("https://ledger.example.org", "https://ledger.example.org"),
+        ("http://LocalHost:8080", "http://localhost:8080"),
         ("HTTPS://Ledger.Example.ORG/", "https://ledger.example.org"),
         ("http://127.0.0.1:8080/Logs/A/", "http://127.0.0.1:8080/Logs/A"),
         ("http://[::1]:8080", "http://[::1]:8080"),

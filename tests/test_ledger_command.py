@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -15,13 +16,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import pytest
+from click.testing import CliRunner
+from rich.console import Console
 
 from oneseek.certificate import ledger_proof
 from oneseek.certificate.keys import Pins, pins_in, pins_of
 from oneseek.certificate.seal import is_certified
-from oneseek.cli import main
+from oneseek.cli import LazyGroup, main, oneseek
+from oneseek.cli.output import PIPE_WIDTH
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.ledger.entry import encode, entry_of, statement_of
 from oneseek.ledger.keys import log_key
@@ -138,7 +143,7 @@ def test_show_of_one_has_every_field_and_a_proof_that_holds(
 @pytest.mark.parametrize(
     ("which", "problem"),
     [
-        ("2", "no entry 2"),
+        ("2", "There is no entry 2: the ledger has 2 entries, the last is 1."),
         ("9" * 30, "neither a run id nor"),
         ("run-20991122-143025", "is not in the ledger"),
         ("nothing", "neither a run id nor"),
@@ -148,9 +153,54 @@ def test_show_of_one_has_every_field_and_a_proof_that_holds(
 def test_show_of_what_is_not_there_is_refused(say: Say, home: Home, which: str, problem: str) -> None:
     said = say("show", which)
 
-    assert said.code in (1, 2)
+    assert said.code == 2
     assert problem in said.text
+    assert "Fix: " in said.text
     assert "Traceback" not in said.text
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 200, None], ids=str)
+def test_a_listing_is_whole_at_any_width(
+    say: Say, home: Home, monkeypatch: pytest.MonkeyPatch, width: int | None
+) -> None:
+    first, second = directories(home)
+    dna = entry_of(entry_bytes(second)).dna.removeprefix("OneSeek-7B-Zero.")
+    if width is not None:
+        monkeypatch.setattr("oneseek.cli.ledger.terminal", lambda: Console(highlight=False, width=width))
+
+    said = say("show")
+
+    lines = said.out.splitlines()[1:]
+    assert max(map(len, lines)) <= (width or PIPE_WIDTH)
+    whole = re.sub(r"\s", "", said.out)
+    for word in (first.run_id, second.run_id, dna, "alfa-1b", "beta-1b", "entry", "models"):
+        if width is None or width >= 80:
+            assert word in said.out
+        assert set(word) <= set(whole)
+    assert not {"…"} & set("".join(lines))
+    if width is None or width >= 80:
+        row = next(number for number, line in enumerate(lines) if second.run_id in line)
+        assert dna in lines[row + 1]
+
+
+def test_a_copy_of_any_name_is_shown_by_the_id_in_its_journal(say: Say, home: Home, tmp_path: Path) -> None:
+    first, second = directories(home)
+    copy = shutil.copytree(second.root, tmp_path / "a copy")
+    swapped = shutil.copytree(second.root, tmp_path / first.run_id)
+
+    shown = [say("show", str(path), "--json").json["run_id"] for path in (copy, swapped)]
+
+    assert shown == [second.run_id] * 2
+
+
+def test_a_directory_that_does_not_say_which_run_it_is_is_refused(say: Say, home: Home) -> None:
+    run = directories(home)[0]
+    run.journal.write_bytes(b"{}\n" + run.journal.read_bytes())
+
+    said = say("show", str(run.root))
+
+    assert said.code == 2
+    assert "does not say which run it is" in said.text
 
 
 def test_a_run_that_is_there_twice_is_shown_by_number(say: Say, tmp_path: Path) -> None:
@@ -201,12 +251,30 @@ def test_submit_enters_every_completed_run_that_is_not_certified(say: Say, home:
     assert is_certified(first)
 
 
+def test_submit_of_a_certified_run_says_that_there_is_nothing_left_to_do(say: Say, home: Home) -> None:
+    run = directories(home)[0]
+
+    said = say("submit", run.run_id)
+
+    assert said.code == 0
+    assert said.text.startswith(f"✓ {run.run_id} is in the ledger already; check it: oneseek verify ")
+    words = shlex.split(said.text.partition("check it: oneseek ")[2])
+    checked = CliRunner().invoke(oneseek, words)
+    assert (checked.exit_code, "Certified: " in checked.output) == (0, True)
+
+
+def test_submit_where_there_are_no_runs_says_where_it_looked(say: Say, tmp_path: Path) -> None:
+    said = say("submit", "--home", str(tmp_path / "nohome"))
+
+    assert (said.code, said.out) == (0, f"No runs in {tmp_path / 'nohome' / 'models'}.\n")
+
+
 def test_submit_of_named_runs_leaves_the_others(say: Say, home: Home) -> None:
     first, second = map(not_certified, directories(home))
 
     told = say("submit", str(first.root), "--json").json
 
-    assert told == {"runs": [{"run_id": first.run_id, "problem": None, "fix": "", "certified": True}]}
+    assert told == {"runs": [{"run_id": first.run_id, "problem": None, "fix": "", "already": False, "certified": True}]}
     assert (is_certified(first), is_certified(second)) == (True, False)
 
 
@@ -326,17 +394,20 @@ def test_the_keys_that_are_printed_can_be_pinned(say: Say, home: Home, certified
 
     pins = pins_in(said.out)
     assert pins == pins_of(certified.home, {})
-    assert pins == Pins(frozenset([told["signer"]]), frozenset([told["ledger"]]))
+    assert pins == Pins(frozenset([told["signer"]]), frozenset([told["ledger"]]), bound=frozenset([told["signer"]]))
     assert told["origin"] == certified.log_key.name
     outside = re.sub("(?s)-----BEGIN.*END PUBLIC KEY-----", "", said.out).split("\n")
     assert [line for line in outside if line and not line.startswith("#")] == [told["ledger"]]
 
 
 def test_keys_are_made_when_there_are_none_and_stay(say: Say, tmp_path: Path) -> None:
-    first, second = say("key").out, say("key").out
+    made, there = say("key"), say("key")
 
     keys = tmp_path / "home" / "keys"
-    assert first == second
+    assert made.out == there.out
+    assert "a new private key was made" in made.err
+    assert [name for name in ("run-signer.pem", "log.ed25519") if str(keys / name) not in made.err] == []
+    assert there.err == ""
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in keys.iterdir() if path.suffix != ".checkpoint"} == {
         "run-signer.pem": "0o600", "log.ed25519": "0o600",
     }  # fmt: skip
@@ -404,6 +475,21 @@ def test_the_token_is_no_flag(say: Say) -> None:
 
     assert [text for text in helps if "--token" in text] == []
     assert all("oneseek ledger" in text for text in helps)
+
+
+@pytest.mark.parametrize("name", ["runs", "verify", "reproduce", "ledger"])
+def test_the_help_of_oneseek_says_what_the_command_says_of_itself(name: str) -> None:
+    group = LazyGroup()
+
+    command = group.get_command(click.Context(group), name)
+
+    assert command is not None
+    assert command.help is not None
+    assert " ".join(command.help.split()).startswith(LazyGroup.commands_by_name[name][1])
+
+
+def entry_bytes(run: RunDirectory) -> bytes:
+    return ledger_proof.parse(run.ledger_proof.read_bytes()).logged.entry
 
 
 def own_ledger(root: Path) -> Store:

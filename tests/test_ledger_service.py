@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import signal
 import socket
@@ -12,17 +14,14 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from contextlib import closing
 from http.client import HTTPConnection, HTTPSConnection
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -39,6 +38,7 @@ from oneseek.errors import (
 from oneseek.ledger import checkpoint, proof
 from oneseek.ledger.entry import entry_of
 from oneseek.ledger.log import Log, Logged
+from oneseek.ledger.note import SignerKey
 from oneseek.ledger.store import Store
 from oneseek.ledger.tiles import Tile, decode_bundle, parse_path
 from oneseek.server import ledger
@@ -50,6 +50,7 @@ from support.ledger_service import (
     Stage,
     allow_loopback,
     body_of,
+    self_signed,
     stage,
     statement,
     store,
@@ -90,7 +91,7 @@ def client(log: Store) -> TestClient:
 
 
 def client_of(log: Log) -> TestClient:
-    return TestClient(create_app(log, TOKEN), follow_redirects=False, raise_server_exceptions=False)
+    return TestClient(create_app(log, TOKEN), HERE, follow_redirects=False, raise_server_exceptions=False)
 
 
 def size_of(log: Log) -> int:
@@ -112,7 +113,7 @@ def error(answer: Any) -> dict[str, str]:
 
 def test_every_route_may_be_read_by_all_and_nothing_else_be_done_without_the_token(log: Store) -> None:
     app = create_app(log, TOKEN)
-    client = TestClient(app)
+    client = TestClient(app, HERE)
     paths = {re.sub(r"\{.*\}", "0", getattr(route, "path", "")) for route in app.routes}
     assert {"/checkpoint", "/tile/0", "/entries", "/proofs/0", "/key", "/healthz", "/openapi.json"} == paths
 
@@ -136,7 +137,7 @@ def test_every_route_may_be_read_by_all_and_nothing_else_be_done_without_the_tok
 def test_a_route_that_forgot_to_ask_for_the_token_is_closed_all_the_same(log: Store) -> None:
     app = create_app(log, TOKEN)
     app.add_api_route("/forgotten", lambda: "done", methods=["POST", "PUT", "PATCH", "DELETE"])
-    client = TestClient(app)
+    client = TestClient(app, HERE)
 
     statuses = {client.request(method, "/forgotten").status_code for method in ("POST", "PUT", "PATCH", "DELETE")}
 
@@ -182,7 +183,30 @@ def test_a_token_in_the_address_or_a_cookie_lets_nobody_append(client: TestClien
     assert size_of(log) == 2
 
 
-EVIL = [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "127.0.0.1.nip.io"}]
+HERE = "http://127.0.0.1"
+EVIL = [{"Origin": "https://evil.example"}, {"Origin": "null"}]
+REBOUND = ["evil.example", "127.0.0.1.nip.io", "localhost.evil.example"]
+
+
+@pytest.mark.parametrize("host", REBOUND)
+def test_a_name_that_was_led_to_this_machine_reads_nothing(client: TestClient, log: Store, host: str) -> None:
+    answers = [client.get(path, headers={"Host": host}) for path in ("/checkpoint", "/entries", "/key", "/healthz")]
+
+    assert {answer.status_code for answer in answers} == {421}
+    assert not any(log.key.name.encode() in answer.content for answer in answers)
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080"])
+def test_this_machine_and_the_logs_own_name_are_answered(client: TestClient, log: Store, host: str) -> None:
+    names = (host, log.key.name.partition("/")[0])
+
+    assert [client.get("/key", headers={"Host": name}).status_code for name in names] == [200, 200]
+
+
+def test_behind_a_proxy_any_name_is_answered(log: Store) -> None:
+    client = TestClient(create_app(log, TOKEN, for_others=True), HERE)
+
+    assert client.get("/key", headers={"Host": "evil.example"}).status_code == 200
 
 
 @pytest.mark.parametrize("evil", EVIL, ids=str)
@@ -535,7 +559,7 @@ def test_a_body_that_comes_too_slowly_is_given_up(
 ) -> None:
     monkeypatch.setattr(ledger, "PATIENCE", 0.2)
     with connected(at_an_address.service(log)) as slow:
-        slow.sendall(f"POST /entries HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode())
+        slow.sendall(f"POST /entries HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode())
         slow.sendall(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
 
         answer = slow.recv(1000)
@@ -543,7 +567,9 @@ def test_a_body_that_comes_too_slowly_is_given_up(
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /checkpoint HTTP/1.1\r\nHos", b"GET /key HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /checkpoint HTTP/1.1\r\nHos", b"GET /key HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+)
 def test_a_connection_without_a_request_is_not_kept(
     at_an_address: Stage, log: Store, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
@@ -570,7 +596,7 @@ def test_a_body_that_breaks_off_adds_nothing_and_hurts_nobody(
 ) -> None:
     address = at_an_address.service(log)
     with connected(address) as gone:
-        gone.sendall(f"POST /entries HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode())
+        gone.sendall(f"POST /entries HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode())
         gone.sendall(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n" + body_of(statement(7))[:20])
 
     with connected(address) as next_one:
@@ -683,7 +709,7 @@ from oneseek.ledger.note import SignerKey
 from oneseek.ledger.store import Store
 from oneseek.server.ledger import serve
 log = Store.open(Path(sys.argv[1]), SignerKey("ledger.example.org", bytes(32)))
-serve(lambda: log, sys.argv[2], "127.0.0.1", 0, *map(Path, sys.argv[3:]))
+serve(lambda: log, sys.argv[2], "127.0.0.1", 0, *map(Path, sys.argv[3:]), file=Path(sys.argv[1]))
 log.close()
 print("closed")
 """
@@ -740,42 +766,116 @@ def test_an_address_that_others_reach_needs_tls_or_a_proxy(log: Store, host: str
     assert "--behind-proxy" in refused.value.fix
 
 
-def test_a_port_that_is_taken_is_named(log: Store) -> None:
+def opening_is_too_early() -> Log:
+    """What opens a log where the service must have been refused before: it would make the log's key."""
+    raise AssertionError("the log was opened")
+
+
+def test_a_port_that_is_taken_is_named_in_plain_words() -> None:
     allow_loopback()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 
-        with pytest.raises(ConfigError, match=f"Port {port} of 127.0.0.1 can't be listened at: Address already in use"):
-            serve(lambda: log, TOKEN, "127.0.0.1", port)
+        with pytest.raises(ConfigError) as refused:
+            serve(opening_is_too_early, TOKEN, "127.0.0.1", port)
+
+    assert refused.value.problem == f"Port {port} of 127.0.0.1 can't be listened at: Address already in use."
+    assert "--port" in refused.value.fix
 
 
-def test_half_a_certificate_or_a_broken_one_is_refused(log: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "words", "fix"),
+    [
+        (errno.EADDRNOTAVAIL, "Cannot assign requested address", "address of this machine as --host"),
+        (errno.EACCES, "Permission denied", "from 1024 on with --port"),
+        (errno.ENOBUFS, "No buffer space available", "--port"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_at_has_its_own_fix(
+    monkeypatch: pytest.MonkeyPatch, number: int, words: str, fix: str
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(number, f"{os.strerror(number)} (while attempting to bind on address ('127.0.0.1', 80))")
+
+    monkeypatch.setattr(socket, "create_server", failing)
+
+    with pytest.raises(ConfigError) as refused:
+        serve(opening_is_too_early, TOKEN, "127.0.0.1", 80)
+
+    assert refused.value.problem == f"Port 80 of 127.0.0.1 can't be listened at: {words}."
+    assert fix in refused.value.fix
+    assert "End what listens there" not in refused.value.fix
+
+
+def test_half_a_certificate_or_a_broken_one_is_refused_before_the_log_is_opened(tmp_path: Path) -> None:
     allow_loopback()
     certificate, key = self_signed(tmp_path)
-    broken = tmp_path / "broken.pem"
+    broken, gone, locked = tmp_path / "broken.pem", tmp_path / "no.pem", tmp_path / "locked.pem"
     broken.write_text("no certificate")
-
-    for pair in ((certificate, None), (None, key), (broken, key), (certificate, broken), (tmp_path / "no.pem", key)):
-        with pytest.raises(ConfigError):
-            serve(lambda: log, TOKEN, "127.0.0.1", 0, *pair)
-
-
-def self_signed(directory: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, and its private key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
+    locked.write_bytes(
+        serialization.load_pem_private_key(key.read_bytes(), None).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"a password that nobody is asked for"),
+        )
     )
-    paths = directory / "certificate.pem", directory / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths
+    (tmp_path / "other").mkdir()
+    _, another = self_signed(tmp_path / "other")
+
+    for pair, words in (
+        ((certificate, None), "TLS needs a certificate and its key"),
+        ((None, key), "TLS needs a certificate and its key"),
+        ((broken, key), "not in PEM"),
+        ((certificate, broken), "not in PEM"),
+        ((certificate, locked), "the key has a password"),
+        ((certificate, another), "the key is not that of the certificate"),
+        ((gone, key), f"{gone} can't be used for TLS: No such file or directory"),
+        ((certificate, gone), f"{gone} can't be used for TLS: No such file or directory"),
+        ((tmp_path, key), f"{tmp_path} can't be used for TLS: Is a directory"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            serve(opening_is_too_early, TOKEN, "127.0.0.1", 0, *pair)
+        assert words in refused.value.problem
+        assert "_ssl.c" not in str(refused.value)
+
+
+def test_a_log_that_is_served_already_is_refused_unopened_and_free_again_after(tmp_path: Path) -> None:
+    allow_loopback()
+    file = tmp_path / "home" / "ledger.db"
+    command = [sys.executable, "-c", SERVE, str(file), TOKEN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline()
+            with pytest.raises(ConfigError) as refused:
+                serve(opening_is_too_early, TOKEN, "127.0.0.1", 0, file=file)
+            with closing(Store.open(file, SignerKey("ledger.example.org", bytes(32)))) as log:
+                log.append([statement(1)])  # runs of that home itself still enter
+        finally:
+            process.kill()
+
+    assert f"{file} is being served by another process" in refused.value.problem
+    with pytest.raises(AssertionError, match="the log was opened"):
+        serve(opening_is_too_early, TOKEN, "127.0.0.1", 0, file=file)
+
+
+def test_a_home_that_is_served_on_one_port_is_not_served_on_another(tmp_path: Path) -> None:
+    allow_loopback()
+    command = [sys.executable, "-m", "oneseek", "ledger", "serve", "--port", "0"]
+    environment = {**os.environ, "ONESEEK_HOME": str(tmp_path / "home"), "LEDGER_TOKEN": TOKEN}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as first:
+        assert first.stdout is not None
+        try:
+            assert first.stdout.readline()
+            with subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+            ) as second:
+                try:
+                    _, said = second.communicate(timeout=20)
+                finally:
+                    second.kill()
+        finally:
+            first.kill()
+
+    assert second.returncode == 2
+    assert "ledger.db is being served by another process" in said

@@ -361,6 +361,21 @@ def test_an_entry_that_was_changed_is_never_proved(tmp_path: Path) -> None:
         log.prove(2)
 
 
+@pytest.mark.parametrize("change", ["DROP TRIGGER entries_DELETE", "CREATE TABLE more (x)"])
+def test_a_ledger_with_other_triggers_is_read_all_the_same_and_checked_it_is_refused(
+    tmp_path: Path, change: str
+) -> None:
+    path = grown(tmp_path, *BATCHES)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(change)
+
+    with closing(Store.read(path, KEY.verifier, tmp_path / "log.checkpoint")) as log:
+        assert len(log.entries(0, 100)) == sum(BATCHES)
+        assert log.prove(3).proof.index == 3
+        with pytest.raises(LedgerDamaged, match="other tables or triggers"):
+            log.check()
+
+
 # -- what is no ledger of ours -------------------------------------------------------------------------------------
 
 

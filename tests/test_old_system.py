@@ -9,14 +9,17 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as some
 
-from oneseek.cli import LazyGroup
+from oneseek import runs
+from oneseek.cli import LazyGroup, oneseek
 from oneseek.config.reference import settings
 from oneseek.errors import RunError
 from oneseek.files.versions import versions_taken
+from oneseek.runs.find import place
 from oneseek.runs.old import MAX_DOCUMENT, find_old, name_here, old_runs
 from support.old_system import (
     ALWAYS_THE_SAME,
@@ -110,6 +113,49 @@ def test_runs_of_this_release_are_not_taken_for_old_ones(town: Town) -> None:
     with pytest.raises(RunError, match=f"belongs to {directory.run_id}"):
         find_old(str(town.results.metadata("1.0")), town.home)
     assert find_old(str(directory.root), town.home) is None
+
+
+def test_what_needs_a_journal_says_that_an_old_run_has_none(town: Town, old: OldSystem) -> None:
+    old.run(COLONS)
+    old.run("run-20231122-143026")
+    old.metadata(TWO_DOTS, FIRST_MODEL)
+
+    for name in (COLONS, str(old.runs / COLONS), "run-20231122-143026", TWO_DOTS):
+        with pytest.raises(RunError, match=r"is of the old system: it has no journal, so it can't be .* only listed"):
+            runs.find(name, town.home)
+
+
+def test_a_run_of_this_release_without_its_journal_is_not_said_to_be_an_old_one(town: Town) -> None:
+    directory, _ = town.train()
+    directory.manifest.write_text("{}")
+    directory.journal.unlink()
+
+    with pytest.raises(RunError, match=r"has no journal here\. Its journal\.jsonl is missing"):
+        runs.find(directory.run_id, town.home)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "x\0y"])
+def test_what_is_no_name_is_the_name_of_no_run(
+    town: Town, old: OldSystem, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    directory, _ = town.train()
+    monkeypatch.chdir(directory.root)
+
+    for look in (runs.find, place):
+        with pytest.raises(RunError, match="neither a run id nor"):
+            look(name, town.home)
+
+
+def test_an_old_run_is_verified_by_its_name_as_by_its_path(town: Town, old: OldSystem) -> None:
+    path = old.run(COLONS)
+
+    by_name, by_path = (
+        CliRunner().invoke(oneseek, ["verify", name, "--home", str(town.root)]) for name in (COLONS, str(path))
+    )
+
+    assert by_name.exit_code == by_path.exit_code == 1
+    assert by_name.output == by_path.output
+    assert "not verifiable" in " ".join(by_name.output.split())
 
 
 def test_metadata_whose_run_is_gone_says_which_one(town: Town, old: OldSystem) -> None:

@@ -1103,6 +1103,7 @@ def test_a_ledgers_key_that_others_may_read_is_found(home: Path, monkeypatch: py
 
     (finding,) = check(*gathered(home))
     monkeypatch.setenv("LEDGER_URL", "https://ledger.example.org")
+    monkeypatch.setenv("LEDGER_TOKEN", "0123456789abcdef")
     elsewhere = check(*gathered(home))
 
     assert (finding.rule, finding.severity) == ("signing-key-usable", "error")
@@ -1125,6 +1126,7 @@ def test_a_ledger_that_is_no_database_is_warned_of(home: Path, monkeypatch: pyte
 
     (finding,) = check(*gathered(home))
     monkeypatch.setenv("LEDGER_URL", "https://ledger.example.org")
+    monkeypatch.setenv("LEDGER_TOKEN", "0123456789abcdef")
     elsewhere = check(*gathered(home))
 
     assert (finding.rule, finding.severity) == ("ledger-usable", "warning")
@@ -1159,12 +1161,16 @@ def test_a_ledger_that_is_gone_is_warned_of(home: Path) -> None:
         ("https://me:planted@ledger.example.org", False),
         ("https://ledger.example.org?planted", False),
         ("https://ledger.example.org/a b", False),
+        ("http://localhost:8080", True),
+        ("http://ledger.example.org", False),
+        ("http://10.0.0.7:8080", False),
     ],
 )
 def test_an_address_that_is_no_ledgers_is_refused_as_the_client_refuses_it(
     home: Path, monkeypatch: pytest.MonkeyPatch, url: str, usable: bool
 ) -> None:
     monkeypatch.setenv("LEDGER_URL", url)
+    monkeypatch.setenv("LEDGER_TOKEN", "0123456789abcdef")
 
     findings = check(*gathered(home))
 
@@ -1173,6 +1179,39 @@ def test_an_address_that_is_no_ledgers_is_refused_as_the_client_refuses_it(
         ("error", *words) for words in refused(url)
     ]
     assert "planted" not in str(findings)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["rubbish", "no file"])
+def test_certificates_that_cannot_be_used_are_found_before_the_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    named = home / "authorities.pem"
+    if there:
+        named.write_text("rubbish")
+    monkeypatch.setenv("LEDGER_URL", "https://ledger.example.org")
+    monkeypatch.setenv("LEDGER_TOKEN", "0123456789abcdef")
+    monkeypatch.setenv("SSL_CERT_FILE", str(named))
+
+    (finding,) = check(*gathered(home))
+
+    assert (finding.rule, finding.severity) == ("ledger-address-valid", "error")
+    assert f"SSL_CERT_FILE={named}" in finding.problem
+
+
+@pytest.mark.parametrize("token", [None, "", "planted 0123456789abcdef", "planted-0123456789\n"])
+def test_a_service_without_a_token_that_it_could_be_sent_is_warned_of(
+    home: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    monkeypatch.setenv("LEDGER_URL", "https://ledger.example.org")
+    if token is not None:
+        monkeypatch.setenv("LEDGER_TOKEN", token)
+
+    (finding,) = check(*gathered(home))
+
+    assert (finding.rule, finding.severity) == ("ledger-usable", "warning")
+    assert "LEDGER_TOKEN" in finding.problem
+    assert "completed all the same, but not entered" in finding.fix
+    assert "planted" not in str(finding)
 
 
 def refused(url: str) -> list[tuple[str, str]]:

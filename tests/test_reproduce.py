@@ -458,6 +458,29 @@ def test_the_command_refuses_another_dataset_with_2(town: Town) -> None:
     assert "other.jsonl has changed" in err
 
 
+def test_the_command_keeps_no_run_in_a_file(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=1)
+    (town.root / "file").write_text("mine")
+
+    code, _, err = command(town, directory.run_id, "--keep", "file")
+
+    assert code == 2
+    assert "'file' is a file" in err
+    assert (town.root / "file").read_text() == "mine"
+
+
+def test_the_command_removes_the_directories_that_it_made_for_a_run_that_never_came(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=1)
+    (town.root / "mine").mkdir()
+    fail(town, "beta-1b", 0, "out_of_memory")
+    before = contents(town.root)
+
+    codes = [command(town, directory.run_id, "--keep", keep)[0] for keep in ("mine", "made/for/it")]
+
+    assert 0 not in codes
+    assert contents(town.root) == before
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_the_command_removes_its_work_when_it_is_broken_off_and_the_next_one_what_a_kill_left(
     town: Town, sent: signal.Signals, code: int

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,11 +39,14 @@ from oneseek.events import (
 )
 from oneseek.events.state import RunState
 from oneseek.events.wire import wire
+from oneseek.files import durable
 from oneseek.files.durable import LinksUnsupportedError, copy_tree
+from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import read
 from oneseek.journal.record import Record
 from oneseek.names import run_id
 from oneseek.preflight.finding import PreflightError
+from oneseek.runs import recorder
 from support.runs import Town, adapters, events, everything
 
 CURVE = {"val_losses": [3.0, 2.0, 1.5], "bits_per_byte": [1.5, 1.0, 0.75]}
@@ -413,6 +418,74 @@ def test_a_stop_at_once_leaves_the_epoch_undone(town: Town) -> None:
     assert runs.describe(run.directory).status == "interrupted"
     assert run.state.epochs_done == 1
     assert isinstance(events(run.directory)[-1], RunInterrupted)
+
+
+def test_whoever_looks_while_runs_complete_disturbs_none_and_is_not_disturbed(tmp_path: Path) -> None:
+    directory, over = RunDirectory(tmp_path / "run"), threading.Event()
+
+    def looking() -> int:
+        looks = 0
+        while not over.is_set():
+            runs.is_running(directory)
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(3) as pool:
+        lookers = [pool.submit(looking) for _ in range(3)]
+        try:
+            for _ in range(300):
+                lock = recorder._take(directory)
+                lock.release()
+                recorder.remove_work(directory)
+        finally:
+            over.set()
+
+    assert all(looker.result() for looker in lookers)
+    assert not directory.work.exists()
+
+
+def test_whoever_looks_sees_whether_a_run_is_running_and_makes_nothing(town: Town, tmp_path: Path) -> None:
+    with town.submit() as run:
+        during = [runs.is_running(run.directory), recorder._refuses(run.directory)]
+    after = [runs.is_running(run.directory), recorder._refuses(run.directory)]
+    run.directory.lock.unlink()
+    gone = runs.is_running(run.directory)
+
+    assert (during, after, gone) == ([True, True], [False, False], False)
+    assert not run.directory.lock.exists()
+    assert not runs.is_running(RunDirectory(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(("looks", "removed"), [(2, True), (3, False)])
+def test_work_that_somebody_has_open_is_removed_a_moment_later_or_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int, removed: bool
+) -> None:
+    directory, left, remove = RunDirectory(tmp_path / "run"), iter(range(looks)), Path.rmdir
+
+    def open_just_now(path: Path) -> None:
+        if next(left, None) is not None:
+            directory.lock.touch()
+            raise PermissionError(13, "Permission denied")
+        remove(path)
+
+    recorder._take(directory).release()
+    monkeypatch.setattr(recorder, "TRIES", 3)
+    monkeypatch.setattr(Path, "rmdir", open_just_now)
+
+    with nullcontext() if removed else pytest.raises(StorageError, match="permission is denied"):
+        recorder.remove_work(directory)
+
+    assert directory.work.exists() != removed
+
+
+def test_the_folders_that_a_run_begins_with_are_on_disk(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_directory", synced.append)
+
+    with town.submit() as run:
+        results = town.results
+
+    assert {results.root, results.family, run.directory.root} <= set(synced)
 
 
 def test_a_run_that_is_not_running_cannot_be_stopped(town: Town) -> None:

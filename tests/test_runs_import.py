@@ -20,6 +20,7 @@ from oneseek.errors import RunError, StorageError
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.runs.importing import Imported, import_runs
 from oneseek.runs.old import MAX_DOCUMENT, find_old, old_runs
+from support.certified import edit
 from support.old_system import BOTH_MODELS, CERTIFIED, COLONS, FIRST_MODEL, KEY, ONE_DOT, TWO_DOTS, OldSystem
 from support.runs import Town, everything
 
@@ -323,6 +324,38 @@ def test_a_damaged_run_is_refused_with_the_damage(certified: RunDirectory, home:
     assert "is damaged, not certified" in str(done.runs[0].problem)
 
 
+def _flip_a_weight(run: RunDirectory) -> None:
+    weights = run.adapter("alfa-1b") / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+
+
+def _better_results(run: RunDirectory) -> None:
+    edit(run.training_results, "metrics.alfa-1b.val_loss", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_flip_a_weight, "check 3 (digests): adapters/alfa-1b/adapter_model.safetensors"),
+        (_better_results, "check 3 (digests): training_results.json"),
+    ],
+    ids=lambda each: getattr(each, "__name__", "")[1:],
+)
+def test_a_run_that_is_not_what_was_certified_is_refused_with_the_first_failed_check(
+    certified: RunDirectory, home: Home, spoil: Any, words: str
+) -> None:
+    spoil(certified)
+
+    done = import_runs(certified.root, home)
+
+    assert outcomes(done) == {certified.run_id: "refused"}
+    assert words in str(done.runs[0].problem)
+    assert runs.list_runs(home) == []
+    assert [path for path in everything(home.root) if "importing" in path] == []
+
+
 # Broken off.
 
 
@@ -422,7 +455,9 @@ def test_a_certified_run_comes_with_the_hint_to_verify_it(say: Any, certified: R
     code, said = say("runs", "import", str(certified.root), "--home", str(home.root))
 
     assert code == 0
-    assert f"oneseek verify {certified.run_id}" in said
+    here = Results(home.models).run(certified.run_id).root
+    assert f"oneseek verify {here} --home {home.root} --key KEYS" in said
+    assert "oneseek ledger key" in said
 
 
 def test_nothing_to_import_exits_with_2(say: Any, tmp_path: Path, home: Home) -> None:

@@ -32,6 +32,7 @@ def trained(tmp_path: Path) -> Town:
     done = subprocess.run(
         [sys.executable, "-m", "oneseek", "train", "--dataset", str(town.dataset), "--epochs", "1"],
         env=environment,
+        cwd=town.root,
         capture_output=True,
         text=True,
         check=False,

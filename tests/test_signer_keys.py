@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -13,11 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from oneseek.certificate.keys import Pins, known_signer, pins_in, pins_of, signer_key
 from oneseek.certificate.signature import public_pem
-from oneseek.errors import KeyRefused
+from oneseek.errors import KeyRefused, StorageError
 from oneseek.files import durable, secrets
 from oneseek.files.layout import Home
 from oneseek.ledger.keys import log_key
 from oneseek.ledger.note import SignerKey
+from support.closed import close
 
 PEM, PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
 PlainPrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
@@ -103,6 +107,120 @@ def test_a_key_that_appears_while_one_is_made_is_the_one_that_counts(
     assert list(home.keys.iterdir()) == [home.signer_key]
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_whoever_is_killed_while_a_key_is_made_leaves_no_part_and_no_copy_of_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", unsupported)
+    calls, died = 0, True
+    while died:
+        calls += 1
+        if os.fork() == 0:
+            die_after(calls)
+            signer_key(home, {})
+            os._exit(0)
+        died = os.wait()[1] != 0
+
+        signer_key(home, {})
+        assert list(home.keys.iterdir()) == [home.signer_key]
+        shutil.rmtree(home.keys)
+    assert calls > 4
+
+
+def test_whoever_comes_second_to_make_a_key_writes_none(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(home.signer_key, pem(p256()))
+    monkeypatch.setattr(secrets, "create_exclusively", pytest.fail)
+
+    assert not secrets.keep_secret(home.signer_key, b"second")
+    assert list(home.keys.iterdir()) == [home.signer_key]
+
+
+def die_after(calls: int) -> None:
+    """End this process right after so many calls that leave something behind."""
+    left = calls
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            result = call(*args, **kwargs)
+            left -= 1
+            if not left:
+                os._exit(1)
+            return result
+
+        return wrapper
+
+    for name in ("open", "fsync", "mkdir", "link", "replace"):
+        setattr(os, name, dying(getattr(os, name)))
+
+
+def test_a_full_disk_leaves_no_part_of_a_key(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    home.keys.mkdir(mode=0o700)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match="no space is left"):
+            signer_key(home, {})
+
+    assert not any(home.keys.iterdir())
+    assert signer_key(home, {})
+
+
+def test_the_folder_of_the_first_key_is_on_disk(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_directory", synced.append)
+
+    signer_key(home, {})
+
+    assert home.root in synced
+
+
+@pytest.mark.parametrize("ask", [signer_key, known_signer])
+def test_keys_that_may_not_be_looked_at_are_not_taken_for_none(
+    home: Home, monkeypatch: pytest.MonkeyPatch, ask: Callable[[Home, dict[str, str]], object]
+) -> None:
+    signer_key(home, {})
+    close(home.keys, monkeypatch)
+
+    with pytest.raises(StorageError, match=r"run-signer\.pem can't be read: Permission denied") as refused:
+        ask(home, {})
+
+    assert "permission to read" in refused.value.fix
+
+
+def test_keys_that_may_not_be_looked_at_are_no_pins(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    signer_key(home, {})
+    log_key(home)
+    close(home.keys, monkeypatch)
+
+    assert pins_of(home, {"LEDGER_PRIVATE_KEY_PATH": str(home.signer_key)}) == Pins(frozenset(), frozenset())
+
+
+@pytest.mark.parametrize("spoilt", ["signer", "log", "services"])
+def test_a_key_that_cannot_be_used_is_no_pin_and_the_others_are(home: Home, spoilt: str) -> None:
+    signer, log = public_pem(signer_key(home, {}).public_key()), str(log_key(home).verifier)
+    service = str(SignerKey("ledger.example.org", bytes(32)).verifier)
+    home.known_logs.write_text(f"https://ledger.example.org {service}\n")
+    match spoilt:
+        case "signer":
+            home.signer_key.chmod(0o640)
+        case "log":
+            home.log_key.write_text("")
+        case _:
+            home.known_logs.write_text("https://ledger.example.org nonsense\n")
+
+    found = pins_of(home, {})
+
+    assert found.signers == ({signer} - {signer if spoilt == "signer" else ""})
+    assert found.logs == {log, service} - {{"log": log, "services": service}.get(spoilt, "")}
+
+
 def test_no_key_is_made_to_tell_which_it_is(home: Home) -> None:
     assert known_signer(home, {}) is None
     assert pins_of(home, {}) == Pins(frozenset(), frozenset())
@@ -178,9 +296,17 @@ def test_pins_are_found_between_other_lines() -> None:
     log = str(SignerKey("ledger.example.org/log", bytes(32)).verifier)
     text = f"# the signer\n{signers[0]}\n# and another\n{signers[1]}# the log\n{log}\n"
 
-    assert pins_in(text) == Pins(frozenset(signers), frozenset([log]))
+    assert pins_in(text) == Pins(frozenset(signers), frozenset([log]), bound=frozenset(signers))
     assert pins_in(text.replace("\n", "\r\n")) == pins_in(text)
     assert pins_in(signers[0].rstrip()) == Pins(frozenset(signers[:1]), frozenset())
+
+
+def test_a_key_in_a_comment_is_not_pinned() -> None:
+    signer, log = public_pem(p256().public_key()), str(SignerKey("stolen-log", bytes(32)).verifier)
+    commented = "".join(f"# {line}\n" for line in signer.splitlines())
+
+    with pytest.raises(KeyRefused):
+        pins_in(f"# revoked: {log}\n{commented}# {log}\n")
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def run_id(now: datetime, attempt: int = 1) -> str:
 
 
 def is_run_id(text: str) -> bool:
-    return re.fullmatch(r"run-\d{8}-\d{6}(-\d+)?", text) is not None
+    return re.fullmatch(r"run-[0-9]{8}-[0-9]{6}(-[0-9]+)?", text) is not None
 
 
 def parse_version(text: str) -> tuple[int, int]:
@@ -112,7 +112,7 @@ def parse_version(text: str) -> tuple[int, int]:
     Raises:
         ConfigError: anything else.
     """
-    match = re.fullmatch(r"v?(\d{1,6})\.(\d{1,6})", text.strip())
+    match = re.fullmatch(r"v?([0-9]{1,6})\.([0-9]{1,6})", text.strip())
     if not match:
         raise ConfigError(f"{text!r} is not a version.", "Write it as 1.0 or v2.3.")
     return int(match[1]), int(match[2])

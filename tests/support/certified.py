@@ -18,10 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from oneseek import runs
 from oneseek.certificate import manifest, signature
 from oneseek.certificate.keys import Pins, pins_of, signer_key
-from oneseek.certificate.ledger_proof import LedgerProof, parse
+from oneseek.certificate.ledger_proof import LedgerProof, parse, statement
 from oneseek.certificate.manifest import NOT_LISTED, File, Manifest
 from oneseek.certificate.report import Check, Report
-from oneseek.certificate.seal import statement
 from oneseek.certificate.verify import verify
 from oneseek.events import AnyEvent
 from oneseek.events.state import RunState, replay

@@ -42,7 +42,8 @@ def card(state: RunState, key: str, dna: Dna) -> str:
         _loading(model),
         "## Where it comes from",
         _table(("", ""), _origin(state, model, dna)),
-        f"In the run's directory, `oneseek verify {state.run_id}` checks that all of this belongs together.",
+        "`oneseek verify PATH --key KEYS` checks that all of this belongs together. PATH is the run's directory (this "
+        "adapter is also published outside of it), KEYS the public keys of whoever trained it (`oneseek ledger key`).",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -59,14 +60,15 @@ _METRICS = {"bits_per_byte": "bits per byte", "val_loss": "validation loss"}
 
 
 def _front_matter(state: RunState, model: SelectedModel) -> str:
-    fields = {
+    fields: dict[str, Any] = {
         "base_model": model.hub_id or model.display_name,
         "base_model_relation": "adapter",
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["lora", "oneseek", state.config["training"]["method"]],
     }
-    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+    plain = fields["base_model"].isprintable()  # other line ends than \n are lost by YAML, unless they are escaped
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=plain)}---"
 
 
 def _data(state: RunState) -> Iterator[Row]:

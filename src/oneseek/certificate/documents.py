@@ -42,7 +42,7 @@ def dna_in(document: bytes) -> str:
     """
     try:
         return msgspec.json.decode(document, type=_Named).dna
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CertificateInvalid(f"oneseek_dna.json can't be read: {error}.", "Restore it from a backup.") from error
 
 

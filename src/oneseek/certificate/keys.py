@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from oneseek.certificate.signature import public_key, public_pem
-from oneseek.errors import KeyRefused
-from oneseek.files.durable import storage_errors
+from oneseek.errors import KeyRefused, StorageError
 from oneseek.files.layout import Home
-from oneseek.files.secrets import keep_secret, read_signer_key
+from oneseek.files.secrets import is_there, keep_secret, read_signer_key
 from oneseek.ledger import known
 from oneseek.ledger.keys import known_log_key
 from oneseek.ledger.note import VerifierKey
 
 VARIABLE = "LEDGER_PRIVATE_KEY_PATH"
 
+Found = TypeVar("Found")
+
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----\n.*?-----END PUBLIC KEY-----(?:\n|\Z)", re.DOTALL)
-_LOG = re.compile(r"(?:^|\s)([^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+)\s*$", re.MULTILINE)
+_LOG = re.compile(r"(?:https?://\S+ )?([^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+) *")  # alone, or as in known-logs
 
 
 class Pins(msgspec.Struct, frozen=True):
-    """Public keys that are trusted: `signers` of runs as PEM, `logs` as the texts of verifier keys."""
+    """Public keys that are trusted: `signers` of runs as PEM, `logs` as the texts of verifier keys.
+
+    `bound` are the signers that were pinned together with ledgers: their runs are in one of `logs`. Of the others, a
+    run names its ledger itself.
+    """
 
     signers: frozenset[str]
     logs: frozenset[str]
+    bound: frozenset[str] = frozenset()
 
     def __or__(self, other: Pins) -> Pins:
-        return Pins(self.signers | other.signers, self.logs | other.logs)
+        return Pins(self.signers | other.signers, self.logs | other.logs, self.bound | other.bound)
+
+
+def _together(signers: Iterable[str], logs: Iterable[str]) -> Pins:
+    """Keys that come from one place."""
+    both = frozenset(signers), frozenset(logs)
+    return Pins(*both, bound=both[0] if both[1] else frozenset())
 
 
 def signer_key(home: Home, environment: Mapping[str, str]) -> ec.EllipticCurvePrivateKey:
@@ -41,11 +54,11 @@ def signer_key(home: Home, environment: Mapping[str, str]) -> ec.EllipticCurvePr
 
     Raises:
         KeyRefused: it is not there, others than its owner may read it, or it is no ECDSA key on P-256.
-        StorageError: none could be made.
+        StorageError: none could be made, or the keys' directory can't be looked into.
     """
     if named := environment.get(VARIABLE):
         return read_signer_key(Path(named))
-    if not _is_there(home.signer_key):
+    if not is_there(home.signer_key):
         keep_secret(home.signer_key, _new_key())
     return read_signer_key(home.signer_key)
 
@@ -55,42 +68,44 @@ def known_signer(home: Home, environment: Mapping[str, str]) -> str | None:
 
     Raises:
         KeyRefused: as `signer_key`.
+        StorageError: the keys' directory can't be looked into.
     """
-    if environment.get(VARIABLE) or _is_there(home.signer_key):
+    if environment.get(VARIABLE) or is_there(home.signer_key):
         return public_pem(signer_key(home, environment).public_key())
     return None
 
 
 def pins_in(text: str) -> Pins:
-    """The public keys in a text, as `oneseek ledger key` prints them: PEM blocks, and verifier keys at a line's end.
+    """The public keys in a text, as `oneseek ledger key` prints them: PEM blocks, and verifier keys, each on a line of
+    its own. Lines that begin with # are comments.
 
     Raises:
         KeyRefused: there is none, or one of them is damaged.
     """
-    text = text.replace("\r\n", "\n")
-    signers = frozenset(public_pem(public_key(f"{found.rstrip()}\n")) for found in _PEM.findall(text))
-    logs = frozenset(str(VerifierKey.parse(found)) for found in _LOG.findall(_PEM.sub("", text)))
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if not line.startswith("#")]
+    signers = [public_pem(public_key(f"{found.rstrip()}\n")) for found in _PEM.findall("\n".join(lines))]
+    logs = [str(VerifierKey.parse(found[1])) for line in lines if (found := _LOG.fullmatch(line))]
     if not signers and not logs:
         raise KeyRefused("There is no public key in it.", "Write it with: oneseek ledger key > keys.txt")
-    return Pins(signers, logs)
+    return _together(signers, logs)
 
 
 def pins_of(home: Home, environment: Mapping[str, str]) -> Pins:
     """What a home trusts: its own keys, that of LEDGER_PRIVATE_KEY_PATH, and the ledger services that it has used.
 
-    Raises:
-        KeyRefused: as `signer_key`; or a key of a ledger service is not what was written.
-        StorageError: the keys' directory can't be looked into.
+    A key that can't be read or used is no pin, and no error: private keys may well be closed to those who verify.
     """
-    own = [known_signer(home, {}), known_signer(home, environment)]
-    log = known_log_key(home)
-    logs = [*([] if log is None else [log]), *known.read(home.known_logs).values()]
-    return Pins(frozenset(filter(None, own)), frozenset(map(str, logs)))
+    own = [_if_usable(lambda: known_signer(home, {})), _if_usable(lambda: known_signer(home, environment))]
+    services = _if_usable(lambda: known.read(home.known_logs)) or {}
+    logs = [_if_usable(lambda: known_log_key(home)), *services.values()]
+    return _together(filter(None, own), map(str, filter(None, logs)))
 
 
-def _is_there(path: Path) -> bool:
-    with storage_errors(path):
-        return path.exists()
+def _if_usable(read: Callable[[], Found | None]) -> Found | None:
+    try:
+        return read()
+    except (KeyRefused, StorageError):
+        return None
 
 
 def _new_key() -> bytes:

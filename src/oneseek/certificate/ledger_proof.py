@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 
+from oneseek.certificate.manifest import Manifest
 from oneseek.errors import CertificateInvalid, KeyRefused, ProofInvalid
+from oneseek.events.state import RunState
 from oneseek.files.spelling import spelt
 from oneseek.ledger import proof
-from oneseek.ledger.entry import Entry, entry_of
+from oneseek.ledger.entry import Entry, Statement, entry_of
 from oneseek.ledger.log import Logged
 from oneseek.ledger.note import VerifierKey
 
@@ -49,7 +51,7 @@ def parse(data: bytes) -> LedgerProof:
         said = msgspec.json.decode(data, type=_Document)
         found = LedgerProof(Logged(said.leaf.encode(), proof.parse(said.proof)), VerifierKey.parse(said.verifier_key))
         spelling = found.encode()
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise CertificateInvalid(f"ledger_proof.json can't be read: {error}.") from error
     except (ProofInvalid, KeyRefused) as error:
         raise CertificateInvalid(f"ledger_proof.json: {error.problem}") from error
@@ -58,8 +60,24 @@ def parse(data: bytes) -> LedgerProof:
     return found
 
 
+def statement(sealed_as: Manifest, state: RunState) -> Statement:
+    """What a sealed run tells the ledger."""
+    if state.result is None:
+        raise ValueError("A run is entered in the ledger when it is finished.")
+    return Statement(
+        run_id=sealed_as.run_id,
+        dna=sealed_as.dna,
+        base_models=tuple(state.verified),
+        final_weights=state.result.final_weights,
+        manifest_sha256=sealed_as.digest,
+    )
+
+
 def _difference(data: bytes, spelling: bytes) -> str:
-    said, meant = msgspec.json.decode(data), msgspec.json.decode(spelling)
+    try:
+        said, meant = msgspec.json.decode(data), msgspec.json.decode(spelling)
+    except (ValueError, RecursionError) as error:  # in fields that a proof does not have
+        return f"can't be read: {error}"
     other = next((name for name in {**meant, **said} if said.get(name) != meant.get(name)), None)
     if other is None:
         return "is not spelt as it was written (white space, order, or a key twice)"

@@ -54,7 +54,7 @@ def parse(data: bytes) -> Manifest:
     """
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CertificateInvalid(f"manifest.json can't be read: {error}.") from error
     if manifest.format != FORMAT:
         raise CertificateInvalid(

@@ -14,27 +14,30 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from oneseek.certificate import ledger_proof, manifest, signature
+from oneseek.certificate.checks.directory import LARGEST_DOCUMENT
 from oneseek.certificate.contents import allowed, folders, required
 from oneseek.certificate.documents import dna_in
 from oneseek.certificate.manifest import NOT_LISTED, File, Manifest
-from oneseek.errors import CertificateInvalid
+from oneseek.certificate.verify import contradiction
+from oneseek.errors import CertificateInvalid, ProofInvalid
 from oneseek.events.state import RunState
-from oneseek.files.durable import TEMP_SUFFIX, sha256_bytes, sha256_file, storage_errors, write_bytes
+from oneseek.files.durable import TEMP_SUFFIX, sha256_file, storage_errors, write_bytes
 from oneseek.files.layout import RunDirectory
-from oneseek.ledger.entry import Statement
+from oneseek.ledger import proof as proofs
 from oneseek.ledger.note import VerifierKey
 
 
 def seal(
     directory: RunDirectory, state: RunState, key: ec.EllipticCurvePrivateKey, log: VerifierKey | None
 ) -> Manifest:
-    """Write manifest.json and model.sig. A run that is sealed already, and is what was sealed, is left as it is.
+    """Write manifest.json and model.sig, if the files are what the run's journal says. A run that is sealed already,
+    and is what was sealed, is left as it is.
 
     log: the key of the ledger that the run is to be entered in; None where it could not be asked.
 
     Raises:
-        CertificateInvalid: there is something in the directory that no certified run has, something is missing, or the
-            run was sealed by another key, or was changed since.
+        CertificateInvalid: there is something in the directory that no certified run has, something is missing or is
+            not what was trained; or the run was sealed by another key, or was changed since.
         StorageError: a file could not be read or written.
     """
     if state.result is None:
@@ -51,6 +54,10 @@ def seal(
     if kept := sealed(directory):
         _check_same(directory, kept, made)
         return kept
+    if lie := contradiction(directory.root, made):
+        raise CertificateInvalid(
+            f"{directory.root} is not what was trained: {lie}", "Restore it from a backup, or train the run again."
+        )
     write_bytes(directory.manifest, made.encode())
     write_bytes(directory.signature, signature.sign(made, key))
     return made
@@ -59,7 +66,7 @@ def seal(
 def sealed(directory: RunDirectory) -> Manifest | None:
     """What a run was sealed as: its manifest, where the signature beside it is the signer's over it. Whether the files
     are still those, is not looked at."""
-    data, bundle = _content(directory.manifest), _content(directory.signature)
+    data, bundle = content(directory.manifest), content(directory.signature)
     if data is None or bundle is None:
         return None
     try:
@@ -70,33 +77,34 @@ def sealed(directory: RunDirectory) -> Manifest | None:
     return found
 
 
-def statement(sealed_as: Manifest, state: RunState) -> Statement:
-    """What a sealed run tells the ledger."""
-    if state.result is None:
-        raise ValueError("A run is entered in the ledger when it is finished.")
-    return Statement(
-        run_id=sealed_as.run_id,
-        dna=sealed_as.dna,
-        base_models=tuple(state.verified),
-        final_weights=state.result.final_weights,
-        manifest_sha256=sealed_as.digest,
-    )
-
-
 def is_certified(directory: RunDirectory) -> bool:
-    """Whether a run is sealed and the ledger's entry beside it is about this seal. What they prove, `verify` says."""
-    data, proof = _content(directory.manifest), _content(directory.ledger_proof)
-    if data is None or proof is None or _content(directory.signature) is None:
+    """Whether a run is sealed, and beside it is a proof that the ledger which it was sealed for has this seal. Whether
+    its files are still those, and whose keys these are, `verify` says."""
+    sealed_as, proof = sealed(directory), content(directory.ledger_proof)
+    if sealed_as is None or proof is None:
         return False
     try:
-        return ledger_proof.parse(proof).entry.manifest_sha256 == sha256_bytes(data)
-    except CertificateInvalid:
+        found = ledger_proof.parse(proof)
+        proofs.check(found.logged.proof, found.logged.entry, found.key)
+    except (CertificateInvalid, ProofInvalid):
         return False
+    return sealed_as.log in (None, str(found.key)) and found.entry.manifest_sha256 == sealed_as.digest
+
+
+def content(path: Path) -> bytes | None:
+    """The bytes of a document; None where there is none: no link is followed, nothing but a regular file is opened."""
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST_DOCUMENT:
+            return None
+        return path.read_bytes()
+    except OSError:  # not there, or not for us to read: there is nothing to go by
+        return None
 
 
 def _check_same(directory: RunDirectory, kept: Manifest, made: Manifest) -> None:
     """What was changed after it was sealed is not signed again unseen."""
-    seal_it_anew = f"To seal it as it is now, remove {directory.signature}."
+    seal_it_anew = f"Where it is right as it is now, remove {directory.signature}: it is sealed anew."
     if kept.signer != made.signer:
         raise CertificateInvalid(f"{directory.root} was sealed by another key.", seal_it_anew)
     for name in sorted(kept.files.keys() | made.files.keys()):
@@ -156,8 +164,3 @@ def _raise(error: OSError) -> None:
 
 def _file(path: Path) -> File:
     return File(sha256=sha256_file(path), size=path.stat().st_size)
-
-
-def _content(path: Path) -> bytes | None:
-    """The bytes of a regular file; None where there is none."""
-    return path.read_bytes() if path.is_file() and not path.is_symlink() else None

@@ -142,7 +142,7 @@ class _Bundle(msgspec.Struct):
 def _signature_in(bundle: bytes) -> bytes:
     try:
         return msgspec.json.decode(bundle, type=_Bundle).envelope.signatures[0].sig
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CertificateInvalid(f"model.sig can't be read: {error}.") from error
 
 

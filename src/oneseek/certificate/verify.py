@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from oneseek.certificate.checks import adapters, files, history, ledger, sources
-from oneseek.certificate.checks.evidence import NONSENSE, Evidence, NotCheckable
+from oneseek.certificate.checks.evidence import DOCUMENTS, NONSENSE, Evidence, NotCheckable
 from oneseek.certificate.keys import Pins
+from oneseek.certificate.manifest import Manifest
 from oneseek.certificate.report import NAMES, Check, Outcome, Report
 from oneseek.errors import OneSeekError
 from oneseek.ledger.log import Log
@@ -28,6 +29,8 @@ _CHECKS: tuple[Callable[[Evidence], str], ...] = (
     sources.check_dataset,
     sources.check_base_models,
 )
+
+_WITHOUT_A_SEAL = (history.check_journal, adapters.check_adapters, history.check_documents, history.check_dna)
 
 _MORE_THAN_THE_DIRECTORY = ("consistency", "dataset", "base models")
 """What they compare with may not be here. All others must be ok: what can't be checked proves nothing."""
@@ -60,6 +63,22 @@ def verify(
         for check in checks
     )
     return Report(ok, checks)
+
+
+def contradiction(root: Path, manifest: Manifest) -> str | None:
+    """What in a directory contradicts its own journal, before it is sealed as `manifest`; None where nothing does."""
+    nobody = Pins(frozenset(), frozenset())
+    evidence = Evidence(root, nobody, None, None, None, None, unsealed=manifest)
+    for check in (_check_documents_spelt, *_WITHOUT_A_SEAL):
+        outcome, detail = _made(check, evidence)
+        if outcome != "ok":
+            return detail
+    return None
+
+
+def _check_documents_spelt(evidence: Evidence) -> str:
+    files.check_spelling(evidence, DOCUMENTS)
+    return ""
 
 
 def _made(check: Callable[[Evidence], str], evidence: Evidence) -> tuple[Outcome, str]:

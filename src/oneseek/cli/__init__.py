@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from typing import ClassVar
 
@@ -22,11 +23,14 @@ class LazyGroup(click.Group):
         "stop": ("oneseek.cli.train:stop", "Ask a running run to stop; it can be resumed."),
         "models": ("oneseek.cli.models:models", "List base models, show what they can do, download them."),
         "data": ("oneseek.cli.data:data", "Inspect, convert, count and keep datasets."),
-        "runs": ("oneseek.cli.runs:runs", "List, show and watch runs."),
+        "runs": ("oneseek.cli.runs:runs", "List, show, watch and import runs."),
         "verify": ("oneseek.cli.verify:verify", "Check that nothing of a run was changed, and who signed it."),
-        "reproduce": ("oneseek.cli.reproduce:reproduce", "Train a run again from its recipe, and compare the weights."),
+        "reproduce": (
+            "oneseek.cli.reproduce:reproduce",
+            "Train a complete run again from its own recipe, and compare the weights.",
+        ),
         "generate": ("oneseek.cli.generate:generate", "Ask the adapters of a run, and the base models beside them."),
-        "ledger": ("oneseek.cli.ledger:ledger", "Show, audit and serve the log of completed runs; keys to pin."),
+        "ledger": ("oneseek.cli.ledger:ledger", "The log of completed runs: append-only, signed, provable."),
         "config": ("oneseek.cli.config:config", "Show every setting and where its value comes from."),
     }
 
@@ -62,6 +66,9 @@ def main() -> None:
     """The `oneseek` command. The one place where an error becomes a message and an exit code."""
     from oneseek.errors import OneSeekError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # "✓" is not in cp1252, which is no reason to fail
     try:
         oneseek.main(standalone_mode=False)
     except click.exceptions.Abort:

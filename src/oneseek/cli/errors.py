@@ -30,7 +30,8 @@ def show(error: OneSeekError, *, as_json: bool) -> None:
 
 
 def body(error: OneSeekError) -> dict[str, Any]:
-    shown: dict[str, Any] = {"code": type(error).__name__, "message": error.problem, "fix": error.fix}
+    code = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
+    shown: dict[str, Any] = {"code": code, "message": error.problem, "fix": error.fix}
     if isinstance(error, PreflightError):
         shown["findings"] = [wire(finding) for finding in error.findings]
     return shown

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +22,7 @@ from oneseek.api import home
 from oneseek.certificate.keys import signer_key
 from oneseek.certificate.signature import public_pem
 from oneseek.cli import options
+from oneseek.cli.old_page import named
 from oneseek.cli.output import terminal, visible, write_json
 from oneseek.errors import Failed, OneSeekError, RunError
 from oneseek.files.layout import Home, RunDirectory
@@ -29,13 +31,15 @@ from oneseek.ledger.audit import audit
 from oneseek.ledger.entry import Entry, entry_of
 from oneseek.ledger.locate import open_ledger, read_ledger
 from oneseek.ledger.log import Log
-from oneseek.names import FAMILY, is_run_id
+from oneseek.names import is_run_id
 from oneseek.runs import Certified
 from oneseek.runs.kept import kept as kept_by_runs
 
 SHOWN = 20  # entries, unless asked for more
 AT_ONCE = 1000  # entries that are read in one go
 SHORT = 16  # hex digits of a hash, for people
+OTHERS = 68  # characters that the table of entries needs besides the models, which fold first
+LEAST = 8  # characters for the models, however narrow the terminal is
 
 KEYS = """\
 # Public keys to pin, each for what it signs. Keep them where nobody can exchange them:
@@ -109,6 +113,7 @@ def serve(
         certfile,
         keyfile,
         behind_proxy,
+        at.ledger,
     )
 
 
@@ -153,9 +158,11 @@ def submit(which: tuple[str, ...], root: Path | None, models_dir: Path | None, a
     for directory in directories:
         submitted.append(_certify(directory, at))
         if not as_json:
-            _show_submitted(submitted[-1])
+            _show_submitted(submitted[-1], directory, at)
     if as_json:
         write_json({"runs": [{**msgspec.to_builtins(each), "certified": each.problem is None} for each in submitted]})
+    elif not submitted and not runs.list_runs(at):
+        click.echo(f"No runs in {at.models}.")
     elif not submitted:
         click.echo("There is nothing to submit: every completed run is certified.")
     if any(each.problem for each in submitted):
@@ -200,9 +207,12 @@ def key(root: Path | None, models_dir: Path | None, as_json: bool) -> None:
     oneseek verify run-20251122-143025 --key keys.txt
     """
     at = home(root, models_dir)
+    missing = [path for path in (at.signer_key, at.log_key) if not os.path.exists(path)]  # noqa: PTH110  raises nothing
     signer = public_pem(signer_key(at, os.environ).public_key())
     with closing(open_ledger(at, os.environ)) as log:
         verifier = log.key
+    if made := [str(path) for path in missing if path.exists()]:
+        click.echo(f"There was none, so a new private key was made: {', '.join(made)}", err=True)
     if as_json:
         write_json({"signer": signer, "ledger": str(verifier), "origin": verifier.name})
         return
@@ -220,15 +230,15 @@ def _show_newest(log: Log, limit: int, *, as_json: bool) -> None:
         entries = [_described(index, entry) for index, entry in found]
         write_json({"origin": now.origin, "size": now.size, "root": now.root.hex(), "entries": entries})
         return
-    table = Table()
-    table.add_column("entry", justify="right")
-    for column in ("time", "run", "DNA"):
-        table.add_column(column, no_wrap=True, overflow="fold")
-    table.add_column("models", overflow="fold")
-    for index, entry in found:
-        words = (entry.timestamp[:19].replace("T", " "), entry.run_id, _dna(entry), ", ".join(entry.base_models))
-        table.add_row(str(index), *(Text(visible(each)) for each in words))
     console = terminal()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("entry", justify="right", overflow="fold")
+    for column in ("time", "run"):
+        table.add_column(column, overflow="fold")
+    table.add_column("models", overflow="fold", max_width=max(LEAST, console.width - OTHERS))
+    for index, entry in found:
+        time, models = entry.timestamp[:19].replace("T", " "), ", ".join(entry.base_models)
+        table.add_row(str(index), Text(visible(time)), named(entry.run_id, entry.dna), Text(visible(models)))
     console.print(Text(visible(f"{now.origin}: {_entries(now.size)}, root {_short(now.root.hex())}")), soft_wrap=True)
     if found:
         console.print(table)
@@ -267,15 +277,14 @@ def _described(index: int, entry: Entry) -> dict[str, Any]:
     return {"index": index, **msgspec.to_builtins(entry)}
 
 
-def _show_submitted(submitted: Certified) -> None:
-    if submitted.problem is None:
+def _show_submitted(submitted: Certified, directory: RunDirectory, at: Home) -> None:
+    if submitted.already:
+        where = f"{os.path.relpath(directory.root)} --home {at.root}"
+        click.echo(f"✓ {submitted.run_id} is in the ledger already; check it: oneseek verify {visible(where)}")
+    elif submitted.problem is None:
         click.echo(f"✓ {submitted.run_id} is certified")
     else:
         click.echo(f"✗ {submitted.run_id} is not certified: {visible(f'{submitted.problem} {submitted.fix}'.rstrip())}")
-
-
-def _dna(entry: Entry) -> str:
-    return entry.dna.removeprefix(f"{FAMILY}.")  # every run has it
 
 
 def _entries(count: int) -> str:
@@ -307,12 +316,18 @@ def _index(log: Log, which: str, at: Home) -> int:
     """The number of the entry that is meant.
 
     Raises:
-        RunError: no entry, or more than one, is of the run that is named.
+        RunError: no entry, or more than one, is of the run that is named; or there is no such number.
     """
-    if re.fullmatch(r"[0-9]{1,18}", which):
-        return int(which)
-    run_id = which if is_run_id(which) else runs.find(which, at).run_id
     size = checkpoint.read(log.checkpoint(), log.key).size
+    if re.fullmatch(r"[0-9]{1,18}", which):
+        if int(which) >= size:
+            last = f"the last is {size - 1}" if size else "it begins with the first run"
+            raise RunError(
+                f"There is no entry {which}: the ledger has {_entries(size)}, {last}.",
+                "oneseek ledger show lists them.",
+            )
+        return int(which)
+    run_id = which if is_run_id(which) else _run_at(which, at)
     said = f'"run_id":"{run_id}"'.encode()  # as RFC 8785 spells it: reading each entry whole would take far longer
     found = [
         index
@@ -328,6 +343,21 @@ def _index(log: Log, which: str, at: Home) -> int:
             f"The ledger has more than one {run_id}: entries {numbers}.", f"Name one: oneseek ledger show {found[-1]}"
         )
     raise RunError(f"{run_id} is not in the ledger.", f"Enter it with: oneseek ledger submit {which}")
+
+
+def _run_at(which: str, at: Home) -> str:
+    """The id of the run in a directory, which may be a copy of any name.
+
+    Raises:
+        RunError: there is none, or its journal can't be read.
+    """
+    known = runs.describe(runs.find(which, at))
+    if known.state is None:
+        raise RunError(
+            f"{which} does not say which run it is: {known.problem or 'the run was never accepted.'}",
+            "Name the run by its id, or the entry by its number.",
+        )
+    return known.state.run_id
 
 
 def _certify(directory: RunDirectory, at: Home) -> Certified:

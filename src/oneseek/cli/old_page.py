@@ -10,6 +10,7 @@ import msgspec
 from rich.text import Text
 
 from oneseek.cli.output import visible
+from oneseek.files.layout import Home, Results
 from oneseek.names import FAMILY
 from oneseek.runs.importing import Imported
 from oneseek.runs.old import OldRun
@@ -62,7 +63,7 @@ def page(old: OldRun) -> Iterator[Text]:
         yield Text(visible(f"  {path}"), style="dim")
 
 
-def outcome(done: Imported) -> Iterator[Text]:
+def outcome(done: Imported, home: Home) -> Iterator[Text]:
     """What became of everything that was found."""
     for run in done.runs:
         was = f" (was {run.source.name})" if run.name != run.source.name else ""
@@ -73,7 +74,11 @@ def outcome(done: Imported) -> Iterator[Text]:
         yield Text("Not copied; these stay where they are:")
         yield from (Text(visible(f"  {path}"), style="dim") for path in done.left)
     ours = [run.name for run in done.runs if run.verifiable and run.outcome != "refused"]
-    yield from (Text(visible(f"Check it: oneseek verify {name}")) for name in ours)
+    for name in ours:
+        place = Results(home.models).run(name).root
+        yield Text(visible(f"Check whose it is: oneseek verify {place} --home {home.root} --key KEYS"))
+    if ours:
+        yield Text("KEYS are the public keys of whoever trained it, as `oneseek ledger key` prints them there.")
 
 
 def wire(done: Imported) -> dict[str, Any]:

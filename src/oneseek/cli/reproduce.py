@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -25,7 +27,12 @@ _FILE = click.Path(path_type=Path)
     params=[
         click.Option(["--dataset"], type=_FILE, help="Where the dataset is now, if not where it was."),
         click.Option(["--validation-dataset"], type=_FILE, help="The same of the validation dataset."),
-        click.Option(["--keep"], type=_FILE, metavar="DIR", help="Leave the new run's directory there."),
+        click.Option(
+            ["--keep"],
+            type=click.Path(file_okay=False, path_type=Path),
+            metavar="DIR",
+            help="Leave the new run's directory there.",
+        ),
         *options.places(),
         *options.as_json(),
     ]
@@ -51,7 +58,7 @@ def reproduce(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     at = home(root, models_dir)
-    with watching(as_json=as_json) as watch:
+    with _nothing_empty_left(keep), watching(as_json=as_json) as watch:
         found = train_again(
             runs.find(run, at),
             at,
@@ -69,6 +76,18 @@ def reproduce(
             console.print(line, soft_wrap=True)
     if found.verdict != "same DNA":
         sys.exit(1)
+
+
+@contextmanager
+def _nothing_empty_left(keep: Path | None) -> Iterator[None]:
+    """Remove the directories that were made for a run to be kept in, where none came to be."""
+    made = [path for path in (keep, *keep.parents) if not os.path.exists(path)] if keep else []  # noqa: PTH110  raises nothing
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # one that holds something stays, and so do those above it
+            for path in made:
+                path.rmdir()
 
 
 def concluded(found: Reproduction) -> Iterator[Text]:

@@ -131,11 +131,12 @@ def import_(path: Path, root: Path | None, models_dir: Path | None, as_json: boo
     \b
     oneseek runs import ../CivicAI
     """
-    done = door.import_runs(path, home(root, models_dir))
+    at = home(root, models_dir)
+    done = door.import_runs(path, at)
     if as_json:
         write_json(old_page.wire(done))
     else:
-        for line in old_page.outcome(done):
+        for line in old_page.outcome(done, at):
             terminal().print(line, soft_wrap=True)
     if any(run.outcome == "refused" for run in done.runs):
         sys.exit(Failed.exit_code)

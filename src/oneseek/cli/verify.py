@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from oneseek.api import home
 from oneseek.certificate.report import Outcome
 from oneseek.cli import options
 from oneseek.cli.output import terminal, write_json
+from oneseek.errors import KeyRefused
 from oneseek.runs import Verified
 
 _MARKS: dict[Outcome, tuple[str, str]] = {
@@ -22,60 +22,86 @@ _MARKS: dict[Outcome, tuple[str, str]] = {
     "failed": ("✗", "bold red"),
     "not checkable": ("–", "dim"),
 }
-_MEANINGS = {
-    "format": "these are not exactly the files of a certified run",
-    "signature": "the list of files is not what the signer signed",
-    "digests": "a file is not what was sealed",
-    "encoding": "a document is not what OneSeek wrote",
-    "journal": "the record of the training can't be trusted",
-    "documents": "a document says what the training's journal does not",
-    "adapters": "the weights are not those that were trained and verified",
-    "dna": "the DNA is not that of these data, this recipe and these weights",
-    "leaf": "the ledger's entry is about something else",
-    "inclusion": "the entry is not in the ledger that it names",
-    "consistency": "the ledger was rewritten or shortened after it took the run",
-    "keys": "the run agrees with itself, but anybody could have made it",
-    "dataset": "the run was trained on other data",
-    "base models": "the run began with other base models",
-}
+_SHORT = 160  # characters of a detail behind the verdict; the table has all of it
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+_PRIVATE = (b"PRIVATE KEY-----", b"PRIVATE+KEY+")  # a signer's, in PEM; a log's
+_LARGEST_KEY = 1 << 16  # bytes
 
 
-@click.command(params=[*options.places(), *options.as_json()])
-@click.argument("run")
-@click.option(
-    "--key", "keys", multiple=True, type=click.Path(path_type=Path), help="Public keys to trust: oneseek ledger key."
+def _public(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The files of keys, none of which is a secret that its owner is about to hand around.
+
+    Raises:
+        KeyRefused: one can't be read, or is a private key.
+    """
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                content = file.read(_LARGEST_KEY)
+        except OSError as error:
+            raise KeyRefused(
+                f"{path} can't be read: {error.strerror or error}.", "Name a file that you may read."
+            ) from error
+        if any(each in content for each in _PRIVATE):
+            raise KeyRefused(
+                f"{path} is a private key: who has it can sign in its owner's name. It must not be given away.",
+                "Pin the public keys, as their owner prints them: oneseek ledger key > keys.txt",
+            )
+    return paths
+
+
+@click.command(
+    params=[
+        click.Option(
+            ["--key", "keys"],
+            multiple=True,
+            type=_FILE,
+            callback=_public,
+            help="Public keys to trust: oneseek ledger key.",
+        ),
+        click.Option(["--dataset"], type=_FILE, help="The file that it should have been trained on."),
+        click.Option(["--validation-dataset", "validation"], type=_FILE, help="The same for validation."),
+        # Not the option of this name that other commands have: those base models may be of anywhere, and in the
+        # variable are those of the home, which a comparison has to be asked for.
+        click.Option(
+            ["--models-dir", "base_models"], type=_DIRECTORY, help="The base models that it should have begun with."
+        ),
+        options.places()[0],
+        *options.as_json(),
+    ]
 )
-@click.option("--dataset", type=click.Path(path_type=Path), help="The file that it should have been trained on.")
-@click.option("--validation-dataset", "validation", type=click.Path(path_type=Path), help="The same for validation.")
-@click.pass_context
+@click.argument("run")
 def verify(
-    ctx: click.Context,
     run: str,
     keys: tuple[Path, ...],
     dataset: Path | None,
     validation: Path | None,
+    base_models: Path | None,
     root: Path | None,
-    models_dir: Path | None,
     as_json: bool,
 ) -> None:
     """Check that nothing of a run was changed, and who signed it. RUN is its id, or any copy of its directory.
 
-    The keys and the ledger of this home are trusted; others need --key. The base models are read where --models-dir is
-    given. Exit code 0: certified; 1: something is wrong, and the table says what.
+    The keys and the ledger of this home are trusted; others need --key. The dataset and the base models are read where
+    --dataset and --models-dir name them. Exit code 0: certified; 1: something is wrong, and the table says what.
 
     \b
     oneseek verify run-20251122-143025
     oneseek verify /mnt/copy/run-20251122-143025 --key keys.txt --dataset rows.jsonl
     """
-    at = home(root, models_dir)
-    asked_for_models = ctx.get_parameter_source("models_dir") is ParameterSource.COMMANDLINE
+    if validation and not dataset:
+        raise click.UsageError(
+            "--validation-dataset is compared together with the dataset: name that with --dataset FILE."
+        )
+    at = home(root)
     found = runs.verify(
         run,
         at,
         keys=keys,
         dataset=dataset,
         validation_dataset=validation,
-        base_models=at.models if asked_for_models else None,
+        base_models=base_models,
     )
     if as_json:
         write_json(found.wire())
@@ -85,21 +111,28 @@ def verify(
 
 
 def verdict(report: Verified) -> str:
-    """One sentence: certified as what, or what is wrong first and what that means."""
+    """One sentence: certified as what, or what is wrong first."""
+    details = {made.name: made.detail for made in report.checks}
     if report.ok:
-        by_name = {made.name: made.detail for made in report.checks}
-        return f"Certified: {by_name['dna']}, {by_name['inclusion']}."
-    worst = next((made for made in report.checks if made.result == "failed"), None)
-    worst = worst or next(made for made in report.checks if made.result != "ok")
-    return f"Not certified. Check {worst.number} ({worst.name}): {_MEANINGS[worst.name]}."
+        return f"Certified: {details['dna']}, {details['inclusion']}."
+    wrong = [made for made in report.checks if made.result == "failed"]
+    wrong = wrong or [made for made in report.checks if made.result != "ok"]
+    if [made.name for made in wrong] == ["keys"]:
+        return f"Not certified: {_short(details['keys'])}"
+    worst = next(made for made in wrong if made.name != "keys")  # which says that all others are consistent
+    return f"Not certified. Check {worst.number} ({worst.name}): {_short(worst.detail)}"
+
+
+def _short(detail: str) -> str:
+    return f"{detail[:_SHORT]}…" if len(detail) > _SHORT else f"{detail.removesuffix('.')}."
 
 
 def _show(report: Verified) -> None:
     table = Table()
-    table.add_column("", justify="right")
+    table.add_column("#", justify="right")
     table.add_column("check", no_wrap=True)
-    table.add_column("")
-    table.add_column("", overflow="fold")
+    table.add_column("")  # the mark
+    table.add_column("what was found", overflow="fold")
     for made in report.checks:
         mark, style = _MARKS[made.result]
         table.add_row(str(made.number), made.name, Text(mark, style=style), Text(made.detail))

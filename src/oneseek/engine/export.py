@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +39,17 @@ def write(directory: Path, *, adapter: bytes, weights: bytes, config: bytes, mod
     files = {f"adapter/{ADAPTER_CONFIG}": config, f"adapter/{ADAPTER_WEIGHTS}": adapter}
     for name in TOKENIZER_FILES:
         if (model_path / name).is_file():
-            files[f"adapter/{name}"] = (model_path / name).read_bytes()
+            files[f"adapter/{name}"] = _without_code((model_path / name).read_bytes(), name)
     write_directory(directory / "export", {**files, "weights.pth": weights})
+
+
+def _without_code(data: bytes, name: str) -> bytes:
+    """A tokenizer's file as an adapter carries it. `auto_map` names code of the base model, which does not go along."""
+    if name != "tokenizer_config.json" or b'"auto_map"' not in data:
+        return data
+    config = json.loads(data)
+    config.pop("auto_map", None)
+    return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def read_adapter(directory: Path) -> bytes:

@@ -90,20 +90,45 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a directory and those above it that are missing, on disk when the call returns; one that is there is left
+    as it is.
+
+    mode: of the directory itself, less what the umask takes.
+
+    Raises:
+        OSError: it could not be made; see `storage_errors`.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode, exist_ok=True)
+    sync_directory(path.parent)
+
+
 def create_exclusively(path: Path, data: bytes, mode: int = 0o666) -> bool:
     """Make `path` with `data` unless it is there already; says whether it was made. Of many at once, one makes it.
 
     mode: of the file, less what the umask takes.
+
+    Raises:
+        StorageError: it could not be written; nothing is left of it.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         try:
-            with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file = open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115  closed below
+        except FileExistsError:
+            return False
+        try:
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except FileExistsError:
-            return False
+        except BaseException:
+            with suppress(OSError):
+                path.unlink()  # else half of it would be taken for the whole for ever
+            raise
         sync_directory(path.parent)
     return True
 
@@ -121,7 +146,7 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
     with storage_errors(target):
         remove_directory(temporary)
         remove_directory(replaced)
-        temporary.mkdir(parents=True)
+        make_directory(temporary)
         for name, data in files.items():
             _write_file(temporary / name, data)
         for folder in sorted({temporary, *((temporary / name).parent for name in files)}, reverse=True):
@@ -146,11 +171,13 @@ def copy_tree(source: Path, target: Path) -> None:
     temporary = target.with_name(target.name + TEMP_SUFFIX)
     with storage_errors(target):
         shutil.rmtree(temporary, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         shutil.copytree(source, temporary)
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as opened:
+        for copied in sorted(temporary.rglob("*")):
+            if copied.is_dir():
+                sync_directory(copied)
+            elif copied.is_file():
+                with copied.open("rb") as opened:
                     os.fsync(opened.fileno())
         sync_directory(temporary)
         temporary.rename(target)
@@ -163,7 +190,7 @@ def copy_file(source: Path, target: Path) -> None:
         return
     temporary = target.with_name(target.name + TEMP_SUFFIX)
     with storage_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         shutil.copyfile(source, temporary)
         with temporary.open("rb") as opened:
             os.fsync(opened.fileno())
@@ -208,7 +235,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _write_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with path.open("wb") as file:
         file.write(data)
         file.flush()

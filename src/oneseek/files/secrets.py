@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from filelock import FileLock
 
-from oneseek.errors import KeyRefused
-from oneseek.files.durable import NO_LINKS, TEMP_SUFFIX, create_exclusively, storage_errors, sync_directory
+from oneseek.errors import KeyRefused, StorageError
+from oneseek.files.durable import TEMP_SUFFIX, create_exclusively, make_directory, storage_errors, sync_directory
 
 _OTHERS = 0o077
 _LARGEST = 1 << 16  # bytes; far more than any key has
 _MAKE_ONE = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out FILE && chmod 600 FILE"
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file. A directory that can't be looked into does not mean that there is none.
+
+    Raises:
+        StorageError: nobody can tell.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StorageError(
+            f"{path} can't be read: {error.strerror or error}.",
+            "Give yourself permission to read it, or run this as the user whose it is.",
+        ) from error
+    return True
 
 
 def read_secret(path: Path) -> bytes:
@@ -70,24 +88,30 @@ def read_signer_key(path: Path) -> ec.EllipticCurvePrivateKey:
 def keep_secret(path: Path, content: bytes) -> bool:
     """Make the file, readable by its owner alone, unless it is there; says whether it was made.
 
-    It is there whole or not at all: of many that make it at once, the others find the whole file of the first.
+    It is there whole or not at all: of many that make it at once, the others find the whole file of the first. The
+    lock lies beside the directory, which so holds nothing but what its owner keeps.
+
+    Raises:
+        StorageError: it could not be written.
     """
+    directory, temporary = path.parent, path.with_name(path.name + TEMP_SUFFIX)
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMP_SUFFIX}")
-        create_exclusively(temporary, content, mode=0o600)
-        try:
-            path.hardlink_to(temporary)  # unlike a rename, it never replaces what is there
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            return create_exclusively(path, content, mode=0o600)  # FAT, for one; a kill just now leaves half a key
-        finally:
-            temporary.unlink()
-        sync_directory(path.parent)
+        make_directory(directory, mode=0o700)
+        with FileLock(directory.with_name(f".{directory.name}.lock")):
+            temporary.unlink(missing_ok=True)  # of one who was killed here; it was never used
+            if _is_taken(path):
+                return False
+            create_exclusively(temporary, content, mode=0o600)
+            if _is_taken(path):  # by somebody who asked for no lock, as when a backup is restored
+                temporary.unlink()
+                return False
+            temporary.replace(path)
+            sync_directory(directory)
     return True
+
+
+def _is_taken(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
 
 
 def _kind(key: object) -> str:

@@ -74,7 +74,7 @@ def _decode_line(line: bytes, seq: int, prev: str) -> tuple[Record, str]:
         raise _damaged(seq, "its digest is another")
     try:
         record = _decoder.decode(body + b"}")
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(seq, f"it can't be read ({error})") from error
     if record.seq != seq:
         raise _damaged(seq, f"it says it is record {record.seq}")

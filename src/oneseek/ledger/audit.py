@@ -41,6 +41,9 @@ def audit(log: Log, kept: Iterable[tuple[str, Checkpoint]] = ()) -> Audit:
     were kept. Of a store on this machine also every checkpoint that it ever signed, the digests that entries are found
     by, that there is nothing besides, and the checkpoint beside the key.
 
+    A time that lies in the future is no lie that a log tells of itself: one entry from a clock that was ahead dates all
+    that follow until the clocks have caught up.
+
     kept: (where, checkpoint), of run directories for instance.
 
     Raises:

@@ -5,13 +5,18 @@ It is read as every log of c2sp.org/tlog-tiles is; only its key (`/key`) and app
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import random
 import re
+import socket
+import ssl
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -45,8 +50,10 @@ PAUSES = (0.25, 1.0)
 SILENCE = 30.0
 """Seconds without a byte after which an answer is given up."""
 
+PATIENCE = 60.0
+"""Seconds that all tries of one request may take together, whatever the service sends meanwhile."""
+
 _CONNECTING = 5.0  # seconds
-_LONGEST_ANSWER = 120.0  # seconds
 _LONGEST_PAUSE = 10.0  # seconds, whatever a service asks for
 _LARGEST_ANSWER = WIDTH * (LARGEST_ENTRY + 2)  # bytes: a bundle of the largest entries
 _LARGEST_WORDS = 300  # characters of a service's own words that are repeated
@@ -60,6 +67,10 @@ _JSON = "application/json"
 _LATER = "Check that it runs and that LEDGER_URL is its address, and try again in a while."
 _CHECK = "Check LEDGER_URL."
 _TOKEN = "Set LEDGER_TOKEN to the token that it was started with."
+_TRUST = (
+    "Where its CA is your own, set SSL_CERT_FILE to that CA's certificate. Else check LEDGER_URL, and ask who runs it "
+    "for a valid certificate."
+)
 _KINDS: dict[str, type[OneSeekError]] = {"LedgerDamaged": LedgerDamaged, "StorageError": StorageError}
 """A service's errors that are a log's own; trying again would not help."""
 
@@ -103,22 +114,19 @@ class Client(Log):
     token: LEDGER_TOKEN; it is sent only where something is appended. known_logs: where the keys of services are kept:
     the key that one shows first is trusted, and added there if `remembers`; None keeps it for this client only.
     Raises:
-        ConfigError: the address is none, or the token holds characters that no token has.
+        ConfigError: the address is none, the token holds characters that no token has, or SSL_CERT_FILE or a proxy's
+            variable names nothing that can be used.
     """
 
     def __init__(self, url: str, *, token: str | None, known_logs: Path | None, remembers: bool = True) -> None:
-        import httpx2
-
         self.url = service_address(url)
-        self._token = _printable(token)
+        self._token = usable_token(token)
         self._known_logs, self._remembers = known_logs, remembers
         self._key: VerifierKey | None = None
         self._seen: Checkpoint | None = None
         self._tree: ServedTree | None = None
-        self._http = httpx2.Client(
-            headers={"User-Agent": f"oneseek/{__version__}", "Accept-Encoding": "identity"},
-            timeout=httpx2.Timeout(SILENCE, connect=_CONNECTING),
-        )
+        self._http = _http()
+        self._deadline = _Deadline()
 
     @property
     def key(self) -> VerifierKey:
@@ -247,24 +255,34 @@ class Client(Log):
 
     def _ask(self, path: str, body: bytes | None = None) -> bytes:
         """The answer to a GET, or to a POST of `body`; three tries where the service is away or busy."""
-        for pause in PAUSES:
-            try:
-                return self._answer(path, body)
-            except _Busy as busy:
-                time.sleep(max(min(busy.after, _LONGEST_PAUSE), pause * random.uniform(1.0, 1.5)))
-        return self._answer(path, body)
+        with self._deadline.after(PATIENCE) as left:
+            for pause in PAUSES:
+                try:
+                    return self._answer(path, body, left())
+                except _Busy as busy:
+                    wait = max(min(busy.after, _LONGEST_PAUSE), pause * random.uniform(1.0, 1.5))
+                    if wait >= left():
+                        raise
+                    time.sleep(wait)
+            return self._answer(path, body, left())
 
-    def _answer(self, path: str, body: bytes | None) -> bytes:
-        from httpx2 import HTTPError
+    def _answer(self, path: str, body: bytes | None, left: float) -> bytes:
+        from httpx2 import HTTPError, Timeout
 
         method, headers = "GET", {}
         if body is not None:
             method, headers = "POST", {"Authorization": f"Bearer {self._needed_token()}", "Content-Type": _JSON}
+        within = Timeout(SILENCE, connect=max(0.001, min(_CONNECTING, left)))
+        seen = {"trace": self._deadline.look}
         try:
-            with self._http.stream(method, f"{self.url}/{path}", content=body, headers=headers) as response:
+            with self._http.stream(
+                method, f"{self.url}/{path}", content=body, headers=headers, timeout=within, extensions=seen
+            ) as response:
                 answer = self._body(response)
         except HTTPError as error:
-            raise _Busy(f"The ledger at {self.url} can't be reached: {_words(error)}.", _LATER) from error
+            raise self._unreached(error) from error
+        if self._deadline.over:  # what was cut off may look whole
+            raise self._too_slow()
         if response.status_code != 200:
             raise self._refusal(response, path, answer)
         if response.headers.get("Content-Type", "").startswith("text/html"):
@@ -273,14 +291,34 @@ class Client(Log):
 
     def _body(self, response: httpx2.Response) -> bytes:
         body = bytearray()
-        end = time.monotonic() + _LONGEST_ANSWER
         for chunk in response.iter_raw():
             body += chunk
             if len(body) > _LARGEST_ANSWER:
                 raise self._no_ledger(f"its answer has more than {_LARGEST_ANSWER:,} bytes")
-            if time.monotonic() > end:
-                raise LedgerUnavailable(f"The ledger at {self.url} is too slow: we stopped waiting.", _LATER)
         return bytes(body)
+
+    def _unreached(self, error: httpx2.HTTPError) -> LedgerUnavailable:
+        """What it means that no answer came."""
+        if self._deadline.over:
+            return self._too_slow()
+        failure = _tls_failure(error)
+        if isinstance(failure, ssl.SSLCertVerificationError):
+            why = _words(getattr(failure, "verify_message", "") or failure.reason)
+            return LedgerUnavailable(
+                f"The TLS certificate of the ledger at {self.url} can't be trusted: {why}.", _TRUST
+            )
+        if failure is not None:
+            why = _words((failure.reason or "unknown").replace("_", " ").lower())
+            return LedgerUnavailable(
+                f"TLS with the ledger at {self.url} fails: {why}.",
+                "Check that LEDGER_URL names a port that speaks TLS.",
+            )
+        return _Busy(f"The ledger at {self.url} can't be reached: {_words(error)}.", _LATER)
+
+    def _too_slow(self) -> LedgerUnavailable:
+        return LedgerUnavailable(
+            f"The ledger at {self.url} is too slow: we stopped waiting after {PATIENCE:g} seconds.", _LATER
+        )
 
     def _refusal(self, response: httpx2.Response, path: str, body: bytes) -> OneSeekError:
         """What an answer with another status than 200 means."""
@@ -319,11 +357,51 @@ class Client(Log):
         return self._token
 
 
+class _Deadline:
+    """Cuts the connection of a request when its time is up. Timeouts of a socket don't: each begins anew with every
+    byte that comes, so that a service which sends one now and then would be waited for without end."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._stream: Any = None  # of httpcore2: the connection made last, which later requests use too
+
+    @contextmanager
+    def after(self, seconds: float) -> Iterator[Callable[[], float]]:
+        """Inside, time is up after so many seconds; yields how many are left."""
+        self.over = False
+        end = time.monotonic() + seconds
+        timer = threading.Timer(seconds, self._end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield lambda: end - time.monotonic()
+        finally:
+            timer.cancel()
+            timer.join()  # one that is ending this request must not cut the next one's connection
+
+    def look(self, event: str, about: dict[str, Any]) -> None:
+        """httpx2 tells what it does: https://www.python-httpx.org/advanced/extensions/#trace"""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._stream = about["return_value"]
+            if self.over:
+                self._cut()
+
+    def _end(self) -> None:
+        self.over = True
+        self._cut()
+
+    def _cut(self) -> None:
+        # Closing a socket wakes no thread that reads from it; shutting it down does, also under TLS.
+        with suppress(OSError):  # it is closed already
+            if self._stream is not None:
+                socket.socket.shutdown(self._stream.get_extra_info("socket"), socket.SHUT_RDWR)
+
+
 def service_address(url: str) -> str:
     """The address without a slash at its end. What is refused is not repeated: it may hold a password.
 
     Raises:
-        ConfigError: it is none of a service.
+        ConfigError: it is none of a service, or one to which everything would travel unencrypted.
     """
     wrong = ConfigError(
         "LEDGER_URL is not the address of a ledger.",
@@ -336,13 +414,70 @@ def service_address(url: str) -> str:
         raise wrong from None
     if not (known_scheme and re.fullmatch(r"[!-~]+", url)) or set("@?#\\") & set(url):
         raise wrong
+    if parts.scheme == "http" and not is_this_machine(parts.hostname or ""):
+        raise ConfigError(
+            f"LEDGER_URL is unencrypted: LEDGER_TOKEN could be read, and the ledger's key exchanged, on the way to "
+            f"{parts.hostname}.",
+            f"Use https. Where it speaks none, reach it by a tunnel (ssh -L 8080:127.0.0.1:8080 {parts.hostname}) as "
+            "http://127.0.0.1:8080, or put a proxy that speaks TLS in front of it.",
+        )
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
-def _printable(token: str | None) -> str | None:
+def is_this_machine(host: str) -> bool:
+    """Whether what is sent to a host, by name or number, never leaves this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def usable_token(token: str | None) -> str | None:
+    """LEDGER_TOKEN as a header can carry it; None where there is none.
+
+    Raises:
+        ConfigError: no header can carry it. It is not repeated.
+    """
     if token and not re.fullmatch(r"[!-~]+", token):
         raise ConfigError("LEDGER_TOKEN holds characters that no token has.", "Set LEDGER_TOKEN anew.")
     return token or None
+
+
+def _http() -> httpx2.Client:
+    """Raises ConfigError where what the environment names for TLS, or as a proxy, can't be used."""
+    import httpx2
+
+    try:
+        return httpx2.Client(
+            headers={"User-Agent": f"oneseek/{__version__}", "Accept-Encoding": "identity"},
+            mounts={"http://": None},  # by no proxy: that is on this machine, and unencrypted
+        )
+    except OSError as error:
+        # An ssl.SSLError is one too; its number is none of the system's.
+        why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else os.strerror(error.errno or 0)
+        if named := os.environ.get("SSL_CERT_FILE"):
+            raise ConfigError(
+                f"SSL_CERT_FILE={named} can't be used: {why}.",
+                "Set it to a file of certificates in PEM, or unset it to trust those of this system.",
+            ) from error
+        raise ConfigError(
+            f"The certificates that this system trusts can't be used: {why}.",
+            "Set SSL_CERT_FILE to a file of certificates in PEM.",
+        ) from error
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:  # it may hold a password, and is not repeated
+        raise ConfigError(
+            "The proxy that HTTPS_PROXY, ALL_PROXY or their like name can't be used.",
+            "Write it as http://proxy.example.org:8080, or unset them.",
+        ) from error
+
+
+def _tls_failure(error: BaseException | None) -> ssl.SSLError | None:
+    """What TLS itself refuses: asking again would not help. A connection that only broke off is no such thing."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return None if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) else error
+        error = error.__cause__ or error.__context__  # httpcore2 raises some again `from None`
+    return None
 
 
 def _proved(statement: bytes, logged: Logged, key: VerifierKey) -> Checkpoint:

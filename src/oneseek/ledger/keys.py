@@ -6,9 +6,8 @@ import hashlib
 import secrets
 
 from oneseek.errors import KeyRefused
-from oneseek.files.durable import storage_errors
 from oneseek.files.layout import Home
-from oneseek.files.secrets import keep_secret, read_secret
+from oneseek.files.secrets import is_there, keep_secret, read_secret
 from oneseek.ledger.note import SignerKey, VerifierKey
 
 _SEED_BYTES = 32
@@ -22,9 +21,9 @@ def log_key(home: Home, origin: str | None = None) -> SignerKey:
 
     Raises:
         KeyRefused: the file is no key of a log, others may read it, or its origin is another one.
-        StorageError: it could not be written.
+        StorageError: it could not be written, or its directory can't be looked into.
     """
-    if not _is_there(home):
+    if not is_there(home.log_key):
         keep_secret(home.log_key, f"{_new(origin).text()}\n".encode())
     key = _kept(home)  # whoever made it
     if origin not in (None, key.name):
@@ -40,13 +39,9 @@ def known_log_key(home: Home) -> VerifierKey | None:
 
     Raises:
         KeyRefused: as `log_key`.
+        StorageError: its directory can't be looked into.
     """
-    return _kept(home).verifier if _is_there(home) else None
-
-
-def _is_there(home: Home) -> bool:
-    with storage_errors(home.log_key):
-        return home.log_key.exists()
+    return _kept(home).verifier if is_there(home.log_key) else None
 
 
 def _kept(home: Home) -> SignerKey:

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from oneseek.errors import KeyRefused
-from oneseek.files.durable import storage_errors, write_bytes
+from oneseek.files.durable import make_directory, storage_errors, write_bytes
 from oneseek.files.secrets import keep_secret
 from oneseek.ledger.note import VerifierKey
 
@@ -18,12 +18,13 @@ def read(path: Path) -> dict[str, VerifierKey]:
     Raises:
         KeyRefused: the file can't be read, or a line of it is none.
     """
-    known = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    known: dict[str, VerifierKey] = {}
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip() and not line.startswith("#"):
             url, _, key = line.partition(" ")
             try:
-                known[url] = VerifierKey.parse(key.strip())
+                if known.setdefault(url, found := VerifierKey.parse(key.strip())) != found:
+                    raise KeyRefused(f"{url} stands there with two keys.")
             except KeyRefused as error:
                 raise KeyRefused(
                     f"Line {number} of {path} is not a ledger's address and its public key.", "Mend or remove the line."
@@ -39,7 +40,7 @@ def remember(path: Path, url: str, key: VerifierKey) -> VerifierKey:
         StorageError: it could not be written.
     """
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(path.parent, 0o700)
         with FileLock(path.with_name(f".{path.name}.lock")):
             known = read(path)
             line = f"{url} {key}\n"
@@ -51,7 +52,7 @@ def remember(path: Path, url: str, key: VerifierKey) -> VerifierKey:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from oneseek.errors import LedgerDamaged
 from oneseek.files.layout import Home
+from oneseek.files.secrets import is_there
 from oneseek.ledger.client import Client
 from oneseek.ledger.keys import known_log_key, log_key
 from oneseek.ledger.log import Log
@@ -37,15 +38,14 @@ def read_ledger(home: Home, environment: Mapping[str, str]) -> Log | None:
         return Client(url, token=None, known_logs=home.known_logs, remembers=False)
     _check_whole(home)
     key = known_log_key(home)
-    return Store.read(home.ledger, key, home.last_checkpoint) if key is not None and home.ledger.exists() else None
+    return Store.read(home.ledger, key, home.last_checkpoint) if key is not None and is_there(home.ledger) else None
 
 
 def _check_whole(home: Home) -> None:
     """Whether a ledger that was begun here still has its file and its key; a new one would take its place unseen."""
-    parts = (home.ledger, home.log_key)
-    if (home.ledger.exists() or home.last_checkpoint.exists()) and not all(part.exists() for part in parts):
-        gone = " and ".join(str(part) for part in parts if not part.exists())
+    gone = [str(part) for part in (home.ledger, home.log_key) if not is_there(part)]
+    if gone and (is_there(home.ledger) or is_there(home.last_checkpoint)):
         raise LedgerDamaged(
-            f"{gone} is gone, without which the ledger of this home can't go on.",
+            f"{' and '.join(gone)} is gone, without which the ledger of this home can't go on.",
             f"Restore {home.ledger.name} and {home.keys.name}/ together from a backup.",
         )

@@ -19,7 +19,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from oneseek.errors import KeyRefused, LedgerDamaged, ProofInvalid, StorageError
-from oneseek.files.durable import TEMP_SUFFIX, storage_errors, sync_directory, write_bytes
+from oneseek.files.durable import TEMP_SUFFIX, make_directory, storage_errors, sync_directory, write_bytes
 from oneseek.ledger import checkpoint
 from oneseek.ledger.checkpoint import Checkpoint
 from oneseek.ledger.entry import Statement, encode, entry_of, stamped, statement_of
@@ -44,7 +44,10 @@ PATIENCE: Final = 60.0
 
 _APPLICATION: Final = int.from_bytes(b"1Sek", "big")
 _MEMORY: Final = ":memory:"
-_RESTORE: Final = "Restore ledger.db and keys/ together from a backup; `oneseek ledger audit` says what else differs."
+_RESTORE: Final = (
+    "Keep ledger.db as it is, to find out what happened; then restore it and keys/ together from a backup that passes "
+    "an audit."
+)
 
 _TABLES: Final = {
     "entries": "(idx INTEGER PRIMARY KEY, statement BLOB NOT NULL UNIQUE, data BLOB NOT NULL)",
@@ -238,7 +241,7 @@ class Store(Log):
 
     def check(self) -> None:
         """Whether the next entry can be added: the newest checkpoint is signed, the tree has its root, nothing is
-        behind its last entry, and it is the one that is kept beside the key, or the next.
+        behind its last entry, it is the one that is kept beside the key, or the next, and the triggers are there.
 
         Raises:
             LedgerDamaged: it can't. What differs is named.
@@ -249,12 +252,15 @@ class Store(Log):
             counts = dict(self._connection.execute("SELECT level, count(*) FROM nodes GROUP BY level"))
         if held != size or counts != {level: size >> level for level in range(size.bit_length())}:
             raise self._damaged(f"has more entries or hashes than a tree of {size} entries")
+        with self._using:
+            self._check_schema()
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         with self._using:
             self._check_format()
+            self._check_schema()
             self._check_origin()
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")  # a commit is on disk when it returns
@@ -271,6 +277,9 @@ class Store(Log):
                 f"{self._path} has format {version}; this release knows formats up to {FORMAT}.",
                 "Use a newer release.",
             )
+
+    def _check_schema(self) -> None:
+        """Not asked by who only reads: what was done while a trigger was away is in the entries, and found there."""
         found = self._connection.execute(
             "SELECT sql FROM sqlite_schema WHERE substr(name, 1, 7) <> 'sqlite_'"
         ).fetchall()
@@ -385,7 +394,7 @@ class Store(Log):
         note = self.checkpoint()
         if self._last_checkpoint is not None and note != _note_in(self._last_checkpoint):
             with storage_errors(self._last_checkpoint):
-                self._last_checkpoint.parent.mkdir(parents=True, exist_ok=True)
+                make_directory(self._last_checkpoint.parent)
             write_bytes(self._last_checkpoint, note.encode())
 
     # -- one at a time ---------------------------------------------------------------------------------------------
@@ -493,7 +502,7 @@ def _only_process(path: Path) -> Iterator[None]:
         return
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=PATIENCE, poll_interval=0.01)
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         try:
             lock.acquire()
         except Timeout as error:

@@ -31,7 +31,7 @@ from oneseek.files.durable import storage_errors
 from oneseek.files.layout import Home, Results
 from oneseek.files.secrets import read_signer_key
 from oneseek.files.versions import versions_taken
-from oneseek.ledger.client import service_address
+from oneseek.ledger.client import Client, usable_token
 from oneseek.ledger.keys import known_log_key
 from oneseek.ledger.locate import read_ledger
 from oneseek.ledger.store import Store
@@ -73,7 +73,7 @@ def gather(config: TrainingConfig, problems: Iterable[ConfigProblem], home: Home
         output_error=output_error,
         key_error=_look_at_keys(home, os.environ.get("LEDGER_PRIVATE_KEY_PATH"), own_ledger=not ledger_url),
         ledger_url_error=_look_at_address(ledger_url) if ledger_url else None,
-        ledger_error=None if ledger_url else _look_at_ledger(home),
+        ledger_error=_look_at_token(os.environ.get("LEDGER_TOKEN")) if ledger_url else _look_at_ledger(home),
         versions=versions,
         free_memory_bytes=psutil.virtual_memory().available,
         free_disk_bytes=free_disk,
@@ -177,11 +177,27 @@ def _look_at_ledger(home: Home) -> Trouble | None:
 
 
 def _look_at_address(url: str) -> Trouble | None:
-    """Why LEDGER_URL can be no ledger's address. Whether one answers there is not asked: a run is completed without."""
+    """Why no ledger can be reached at LEDGER_URL: the address, the certificates to trust, a proxy. Whether one answers
+    there is not asked: a run is completed without."""
     try:
-        service_address(url)
+        Client(url, token=None, known_logs=None).close()
     except ConfigError as error:
         return _trouble(error)
+    return None
+
+
+def _look_at_token(token: str | None) -> Trouble | None:
+    """Why a service would take no entry from here, as far as that can be told without asking it."""
+    try:
+        missing = usable_token(token) is None
+    except ConfigError as error:
+        return Trouble(error.problem, f"The run is completed all the same, but not entered. {error.fix}")
+    if missing:
+        return Trouble(
+            "LEDGER_TOKEN is missing: the service that LEDGER_URL names takes no entry without.",
+            "The run is completed all the same, but not entered. Set LEDGER_TOKEN to the token that the service was "
+            "started with.",
+        )
     return None
 
 

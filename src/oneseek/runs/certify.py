@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from oneseek.certificate.keys import signer_key
-from oneseek.certificate.ledger_proof import LedgerProof
-from oneseek.certificate.manifest import Manifest
-from oneseek.certificate.seal import is_certified, seal, statement
-from oneseek.errors import OneSeekError, RunError
+from oneseek.certificate.ledger_proof import LedgerProof, statement
+from oneseek.certificate.seal import is_certified, seal
+from oneseek.errors import OneSeekError, RunError, StorageError
 from oneseek.events.state import RunState, replay
-from oneseek.files.durable import storage_errors, write_bytes
+from oneseek.files.durable import make_directory, storage_errors, write_bytes
 from oneseek.files.layout import Home, RunDirectory
 from oneseek.journal.file import read
 from oneseek.ledger.entry import encode
 from oneseek.ledger.locate import open_ledger
 from oneseek.ledger.log import Log
 
+PATIENCE = 60.0
+"""Seconds to wait for another process that seals."""
+
 
 class Certified(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a complete run: certified, or `problem` says why not, and `fix` what to do."""
+    """What became of a complete run: certified (`already`, where there was nothing left to do), or `problem` says why
+    not, and `fix` what to do."""
 
     run_id: str
+    already: bool = False
     problem: str | None = None
     fix: str = ""
 
@@ -43,9 +48,10 @@ def certify(directory: RunDirectory, home: Home, environment: Mapping[str, str] 
         RunError: it is not complete.
     """
     state = _complete(directory)
+    if is_certified(directory):
+        return Certified(run_id=state.run_id, already=True)
     try:
-        if not is_certified(directory):
-            _certify(directory, state, home, environment)
+        _certify(directory, state, home, environment)
     except OneSeekError as error:
         return Certified(run_id=state.run_id, problem=error.problem, fix=error.fix)
     return Certified(run_id=state.run_id)
@@ -53,7 +59,7 @@ def certify(directory: RunDirectory, home: Home, environment: Mapping[str, str] 
 
 def how_to_certify(directory: RunDirectory) -> str:
     """The command that certifies a complete run, wherever its directory is."""
-    return f"Try again with: oneseek ledger submit {os.path.relpath(directory.root)}"
+    return f"Try again with: oneseek ledger submit {shlex.quote(str(directory.root))}"
 
 
 def _complete(directory: RunDirectory) -> RunState:
@@ -61,39 +67,58 @@ def _complete(directory: RunDirectory) -> RunState:
     if state is None or not state.over or directory.work.exists():
         raise RunError(
             f"{directory.run_id} is not complete, so it can't be certified.",
-            f"Go on with it first: oneseek resume {os.path.relpath(directory.root)}",
+            f"Go on with it first: oneseek resume {shlex.quote(str(directory.root))}",
         )
     return state
 
 
 def _certify(directory: RunDirectory, state: RunState, home: Home, environment: Mapping[str, str]) -> None:
     signer = signer_key(home, environment)
-    with _alone(home):
+    with _asked(home, environment) as log:
+        with _alone(home):
+            manifest = seal(directory, state, signer, None if isinstance(log, OneSeekError) else log.key)
+        if isinstance(log, OneSeekError):
+            raise log
+        if manifest.log not in (None, str(log.key)):
+            raise RunError(
+                f"{state.run_id} was sealed for the ledger {manifest.log}; this is {log.key}.",
+                "Set LEDGER_URL (or --home) to the ledger that it was sealed for.",
+            )
+        (logged,) = log.append([encode(statement(manifest, state))])
+        with _alone(home):
+            write_bytes(directory.ledger_proof, LedgerProof(logged, log.key).encode())
+
+
+@contextmanager
+def _asked(home: Home, environment: Mapping[str, str]) -> Iterator[Log | OneSeekError]:
+    """The ledger, which has told its key; or why it can't be used. A run is sealed either way."""
+    try:
+        log = open_ledger(home, environment)
+    except OneSeekError as error:
+        yield error
+        return
+    with closing(log):
         try:
-            with closing(open_ledger(home, environment)) as log:
-                _enter(directory, seal(directory, state, signer, log.key), state, log)
-        except OneSeekError:
-            seal(directory, state, signer, None)  # the ledger may not have told its key; a seal that is there is kept
-            raise
+            _ = log.key
+        except OneSeekError as error:
+            yield error
+            return
+        yield log
 
 
 @contextmanager
 def _alone(home: Home) -> Iterator[None]:
-    """One process of a home certifies at a time: two would write the same files of a run."""
+    """One process of a home seals at a time: two would write the same files. Nobody waits here for a ledger."""
+    lock = FileLock(home.keys / ".certify.lock", timeout=PATIENCE, mode=0o600)
     with storage_errors(home.keys):
-        lock = FileLock(home.keys / ".certify.lock")
-        lock.acquire()
+        make_directory(home.keys, 0o700)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StorageError(
+                f"Another process has been sealing a run for {PATIENCE:.0f} seconds.", "End it, then try again."
+            ) from error
     try:
         yield
     finally:
         lock.release()
-
-
-def _enter(directory: RunDirectory, manifest: Manifest, state: RunState, log: Log) -> None:
-    if manifest.log not in (None, str(log.key)):
-        raise RunError(
-            f"{state.run_id} was sealed for the ledger {manifest.log}; this is {log.key}.",
-            "Set LEDGER_URL (or --home) to the ledger that it was sealed for.",
-        )
-    (logged,) = log.append([encode(statement(manifest, state))])
-    write_bytes(directory.ledger_proof, LedgerProof(logged, log.key).encode())

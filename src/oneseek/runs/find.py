@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import msgspec
 from pydantic import ValidationError
 
 from oneseek.certificate.documents import dna_in
-from oneseek.certificate.seal import is_certified
+from oneseek.certificate.seal import content, is_certified
 from oneseek.config.schema import TrainingConfig
 from oneseek.errors import CertificateInvalid, JournalDamaged, RunError
 from oneseek.events.state import RunState, replay
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.journal.file import read
 from oneseek.names import is_run_id, nearest_name
+from oneseek.runs.old import OldRun, find_old
 from oneseek.runs.recorder import is_running
 
 
@@ -36,12 +38,13 @@ def find(run: str, home: Home) -> RunDirectory:
     """The run with an id, or at a path.
 
     Raises:
-        RunError: there is none; the nearest id is named.
+        RunError: there is none, and the nearest id is named; or it is one of the old system.
     """
     if is_run_id(run):
         directory = Results(home.models).run(run)
         if directory.journal.exists():
             return directory
+        _refuse_old(run, home)
         known = [path.parent.name for path in Results(home.models).runs.glob("*/journal.jsonl")]
         near = nearest_name(run, known)
         raise RunError(
@@ -49,10 +52,45 @@ def find(run: str, home: Home) -> RunDirectory:
             f"Did you mean {near}?" if near else "`oneseek runs list` shows the runs there are.",
         )
     path = Path(run)
-    if os.path.isfile(path / "journal.jsonl"):  # noqa: PTH113  says no to a name that is too long
+    if run and os.path.isfile(path / "journal.jsonl"):  # noqa: PTH113  says no to a name that is too long
         return RunDirectory(path.resolve())
+    _refuse_old(run, home)
     raise RunError(
         f"{run!r} is neither a run id nor a run's directory.", "Write it as run-20251122-143025, or as its path."
+    )
+
+
+def place(run: str, home: Home) -> Path:
+    """The directory of a run by its id, by a path, or by a name of the old system. It may hold anything: nothing in it
+    is looked at.
+
+    Raises:
+        RunError: there is none.
+    """
+    known = Results(home.models).run(run).root if is_run_id(run) else Path(run)
+    if run and os.path.isdir(known):  # noqa: PTH112  says no to a name that is too long
+        return known
+    old = _old(run, home)
+    return old.path if old and old.path.is_dir() else find(run, home).root
+
+
+def _old(run: str, home: Home) -> OldRun | None:
+    try:
+        return find_old(run, home) if run else None
+    except (OSError, ValueError):  # a name that is too long to be one
+        return None
+
+
+def _refuse_old(run: str, home: Home) -> None:
+    old = _old(run, home)
+    if old is None:
+        return
+    if old.run_id or (old.path / "manifest.json").exists():
+        raise RunError(f"{run} has no journal here. {old.reason}", "Restore the run's directory from a backup.")
+    raise RunError(
+        f"{run} is of the old system: it has no journal, so it can't be certified, reproduced, resumed, watched or "
+        "asked, only listed and shown.",
+        f"oneseek runs show {run}",
     )
 
 
@@ -65,12 +103,14 @@ def list_runs(home: Home) -> list[KnownRun]:
 def describe(directory: RunDirectory) -> KnownRun:
     """One run, from its journal; where that can't be read or was written by another release, its problem."""
     try:
+        if not stat.S_ISREG(directory.journal.lstat().st_mode):
+            raise JournalDamaged("The journal is no regular file.", "Restore it from a backup.")
         records = read(directory.journal).records
         state = replay(record.event for record in records)
         if state:
             TrainingConfig.model_validate(state.config)
         dna = dna_of(directory, state) if state else None
-    except (OSError, JournalDamaged, CertificateInvalid, ValidationError) as error:
+    except (OSError, JournalDamaged, CertificateInvalid, ValidationError, RecursionError) as error:
         return KnownRun(
             run_id=directory.run_id,
             directory=directory.root,
@@ -94,7 +134,12 @@ def dna_of(directory: RunDirectory, state: RunState) -> str | None:
     Raises:
         CertificateInvalid: its oneseek_dna.json names none.
     """
-    return dna_in(directory.dna.read_bytes()) if state.over and directory.dna.exists() else None
+    if not state.over or not os.path.lexists(directory.dna):
+        return None
+    document = content(directory.dna)
+    if document is None:
+        raise CertificateInvalid("oneseek_dna.json is no regular file of a usual size.", "Restore it from a backup.")
+    return dna_in(document)
 
 
 def status(directory: RunDirectory, state: RunState | None) -> str:

@@ -14,7 +14,9 @@ from typing import Literal
 import msgspec
 
 from oneseek.certificate.contents import allowed
+from oneseek.certificate.keys import Pins
 from oneseek.certificate.manifest import NOT_LISTED
+from oneseek.certificate.verify import verify
 from oneseek.errors import RunError
 from oneseek.events.state import RunState
 from oneseek.files.durable import (
@@ -44,6 +46,8 @@ from oneseek.runs.old import (
     results_of,
 )
 from oneseek.runs.turn import turn
+
+_NOBODY = Pins(frozenset(), frozenset())
 
 
 class Brought(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,9 +181,24 @@ def _certified_run(source: Path, results: Results) -> tuple[str, bool]:
     with _appearing(target, results) as staging:
         for file in files:
             copy_file(source / file, staging / file)
+        _require_consistent(staging, source)
         for folder in {staging, *(path for path in staging.rglob("*") if path.is_dir())}:
             sync_directory(folder)
     return name, True
+
+
+def _require_consistent(copy: Path, source: Path) -> None:
+    """Whether what was copied is what was certified, by whomever: whose key it is, is for those to say who verify it.
+
+    Raises:
+        RunError: it is not; the first failed check says why.
+    """
+    for check in verify(copy, pins=_NOBODY).checks:
+        if check.result == "failed" and check.name != "keys":
+            raise RunError(
+                f"{source} is not what was certified: check {check.number} ({check.name}): {check.detail}",
+                f"Look at it where it is: oneseek verify {source}",
+            )
 
 
 def _files_of_a_run(source: Path, state: RunState) -> list[str]:

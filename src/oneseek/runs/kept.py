@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from oneseek.certificate import ledger_proof
+from oneseek.certificate.seal import content
 from oneseek.errors import CertificateInvalid, ProofInvalid
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.ledger import proof
@@ -39,7 +40,7 @@ def kept(home: Home, log: VerifierKey) -> Kept:
 
 def _proof(directory: RunDirectory) -> tuple[VerifierKey, Checkpoint]:
     try:
-        found = ledger_proof.parse(directory.ledger_proof.read_bytes())
+        found = ledger_proof.parse(content(directory.ledger_proof) or b"")
         return found.key, proof.check(found.logged.proof, found.logged.entry, found.key)
     except (CertificateInvalid, ProofInvalid) as error:
         raise CertificateInvalid(f"{directory.run_id}: {error.problem}", _VERIFY.format(directory.root)) from error

@@ -62,6 +62,12 @@ def publish(directory: RunDirectory, state: RunState) -> None:
                 path.unlink()
 
 
+def is_published(directory: RunDirectory) -> bool:
+    """Whether all of it was written: what it was written from goes last, and then only the lock is left of `work/`."""
+    with storage_errors(directory.work):
+        return all(path == directory.lock for path in directory.work.glob("*"))
+
+
 def _publish_adapters(directory: RunDirectory, state: RunState) -> list[Tensor]:
     """Adapters and weights to where they stay; the tensors of all of them, as they now lie there."""
     results, version = directory.results, state.accepted.version

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Self
+from typing import Final, Self
 
 from filelock import FileLock, Timeout
 
@@ -13,10 +15,13 @@ from oneseek.config.schema import TrainingConfig
 from oneseek.errors import RunError, StorageError
 from oneseek.events import DISPLAY_ONLY, AnyEvent, RunAccepted
 from oneseek.events.state import RunState, apply, begin, replay
-from oneseek.files.durable import storage_errors, sweep
+from oneseek.files.durable import make_directory, storage_errors, sweep
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import Writer, read
 from oneseek.journal.record import Record
+
+TRIES: Final = 100
+"""To remove `work/`, each after a hundredth of a second."""
 
 Watch = Callable[[Record, RunState], None]
 
@@ -58,9 +63,11 @@ class Recorder:
         known = replay(record.event for record in read(directory.journal).records)
         if known and known.over and is_certified(directory):
             raise RunError(f"{directory.run_id} is complete.", f"Its files are in {directory.root}.")
+        published = known is not None and known.over and not directory.work.exists()
         lock = _take(directory)
-        with storage_errors(directory.root):
-            sweep(directory.root)
+        if not published:  # what is written then, is written by whoever certifies the run
+            with storage_errors(directory.root):
+                sweep(directory.root)
         writer = Writer(directory.journal)
         state = replay(record.event for record in read(directory.journal).records)
         if state is None:
@@ -94,15 +101,41 @@ class Recorder:
 
 
 def remove_work(directory: RunDirectory) -> None:
-    """Remove `work/` once nothing but the lock is left in it."""
-    if directory.work.exists() and {path.name for path in directory.work.iterdir()} <= {directory.lock.name}:
-        with storage_errors(directory.work):
-            directory.lock.unlink(missing_ok=True)
-            directory.work.rmdir()
+    """Remove `work/` once nothing but the lock is left in it. On Windows, who looks whether the run is running may have
+    the lock open just now, or make it anew: only for an instant, so it is tried again."""
+    with storage_errors(directory.work):
+        for left in reversed(range(TRIES)):
+            try:
+                if directory.work.exists() and set(directory.work.iterdir()) <= {directory.lock}:
+                    directory.lock.unlink(missing_ok=True)
+                    directory.work.rmdir()
+                return
+            except OSError:
+                if not left:
+                    raise
+                time.sleep(0.01)
 
 
 def is_running(directory: RunDirectory) -> bool:
-    """Whether some process holds the run's lock. Who asks holds it for an instant, so a second look decides."""
+    """Whether some process holds the run's lock. Nothing is made to find out, and who looks keeps no other from it."""
+    if sys.platform == "win32":
+        return _refuses(directory)
+    import fcntl
+
+    try:
+        with directory.lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without flock, where filelock has its own way
+        return _refuses(directory)
+    return False
+
+
+def _refuses(directory: RunDirectory) -> bool:
+    """Whether the lock can't be had. Who asks holds it for an instant, so a second look decides."""
     if not directory.lock.exists():
         return False
     lock = FileLock(directory.lock)
@@ -110,13 +143,15 @@ def is_running(directory: RunDirectory) -> bool:
         lock.acquire(timeout=0.1, poll_interval=0.02)
     except Timeout:
         return True
+    except (FileNotFoundError, FileExistsError):  # `work/` went meanwhile; filelock tried to make it
+        return False
     lock.release()
     return False
 
 
 def _take(directory: RunDirectory) -> FileLock:
     with storage_errors(directory.work):
-        directory.work.mkdir(parents=True, exist_ok=True)
+        make_directory(directory.work)
         lock = FileLock(directory.lock)
         try:
             lock.acquire(timeout=1)  # somebody may just be looking whether it runs

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import secrets
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +20,10 @@ from numpy.typing import NDArray
 
 from oneseek import __version__
 from oneseek.certificate.dna import Dna, recipe, recipe_sha256
+from oneseek.certificate.keys import Pins
+from oneseek.certificate.seal import is_certified, sealed
 from oneseek.certificate.tensors import Tensor, tensors_digest
+from oneseek.certificate.verify import verify
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.quarantine import quarantine
 from oneseek.datasets.read import scan
@@ -122,7 +127,7 @@ def reproduce(
     watch: shown the journal of the new run. warn: told, before the first step, what is not computed as it was then.
 
     Raises:
-        RunError: the run is not complete, or its dataset or a base model is not what it was accepted with.
+        RunError: the run is not complete, or not what was sealed; or what it was trained on is not what it was then.
         ConfigError: a validation dataset is named, and the run had none.
         ModelError: a base model can't be read.
         JournalDamaged: the run's journal is not what was written.
@@ -164,7 +169,20 @@ def _complete(directory: RunDirectory) -> tuple[RunState, RunPlanned]:
             f"{directory.run_id} is {status(directory, state)}: it has no weights yet that could be reproduced.",
             "Reproduce it when it has ended." if is_running(directory) else how_to_go_on(directory),
         )
+    if sealed(directory) is None and any(map(os.path.lexists, (directory.manifest, directory.signature))):
+        raise RunError(f"{directory.run_id} is not what was sealed.", f"See what is wrong: {_verify(directory)}")
+    if is_certified(directory):
+        for check in verify(directory.root, pins=Pins(frozenset(), frozenset())).checks:
+            if check.result == "failed" and check.name != "keys":
+                raise RunError(
+                    f"{directory.run_id} is not what was certified: {check.detail}",
+                    f"See what else is wrong: {_verify(directory)}",
+                )
     return state, state.planned
+
+
+def _verify(directory: RunDirectory) -> str:
+    return f"oneseek verify {shlex.quote(str(directory.root))}"
 
 
 # -- what it was accepted with, where it is now --------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from oneseek.certificate.documents import live_metrics
 from oneseek.engine.checkpoint import Position, prune
@@ -12,6 +12,7 @@ from oneseek.events import (
     AnyEvent,
     AutoStopTriggered,
     EpochStarted,
+    ModelVerified,
     ProgressReported,
     RunFailed,
     RunInterrupted,
@@ -26,7 +27,7 @@ from oneseek.policy import decide
 from oneseek.runs import stopping
 from oneseek.runs.plan import differences, plan
 from oneseek.runs.prepare import prepare_models
-from oneseek.runs.publish import publish
+from oneseek.runs.publish import is_published, publish
 from oneseek.runs.recorder import Recorder
 from oneseek.runs.staff import staff
 from oneseek.runs.unchanged import changes
@@ -54,7 +55,7 @@ def train(run: Recorder, like: RunPlanned | None = None) -> None:
         except OneSeekError as error:
             _record_the_end(run, RunFailed(problem=error.problem, fix=error.fix))
             raise
-    if run.state.over:
+    if run.state.over and not is_published(run.directory):
         publish(run.directory, run.state)
 
 
@@ -116,12 +117,24 @@ def _finish(run: Recorder, crew: Crew) -> None:
         change = stopped.current_change
         run.record(AutoStopTriggered(epoch=run.state.epochs_done, current_change=change, threshold=stopped.threshold))
     rates = decide.learning_rates_so_far(run.state, run.config)
-    _record(run, crew.verify({key: run.state.kept_epoch(key) for key in run.state.live}, rates))
+    verified = crew.verify({key: run.state.kept_epoch(key) for key in run.state.live}, rates)
+    _record(run, _in_order(verified, run.state.keys))
     if not run.state.verified:
         raise _nobody_left(run)
     if changed := changes(run.state):
         raise RunError(f"{run.state.run_id} can't be certified: {'; '.join(changed)}.", "Put it back, then resume.")
     run.record(decide.finish(run.state))
+
+
+def _in_order(events: Iterable[AnyEvent], keys: Sequence[str]) -> Iterator[AnyEvent]:
+    """Verified models as they were selected, not as their workers happened to answer: it shows in every document."""
+    verified = {}
+    for event in events:
+        if isinstance(event, ModelVerified):
+            verified[event.model] = event
+        else:
+            yield event
+    yield from (verified[key] for key in keys if key in verified)
 
 
 def _nobody_left(run: Recorder) -> TrainingFailed:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from filelock import FileLock
 
-from oneseek.files.durable import storage_errors
+from oneseek.files.durable import make_directory, storage_errors
 from oneseek.files.layout import Results
 
 
@@ -16,7 +16,7 @@ def turn(results: Results) -> Iterator[None]:
     """Wait for our turn to reserve a run, or to move the links. Whoever holds it knows that what looks abandoned is."""
     with storage_errors(results.runs):
         for folder in (results.runs, results.weights, results.adapters):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_directory(folder)
         lock = FileLock(results.runs / ".turn.lock")
         lock.acquire()
     try:

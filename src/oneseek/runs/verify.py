@@ -16,11 +16,10 @@ from oneseek.certificate import verify as certificate
 from oneseek.certificate.keys import Pins, pins_in, pins_of
 from oneseek.certificate.report import Check
 from oneseek.errors import KeyRefused, OneSeekError
-from oneseek.files.layout import Home, Results
+from oneseek.files.layout import Home
 from oneseek.ledger.locate import read_ledger
 from oneseek.ledger.log import Log
-from oneseek.names import is_run_id
-from oneseek.runs.find import find
+from oneseek.runs.find import place
 
 _LARGEST_KEYS = 1 << 20  # bytes of a file of public keys
 
@@ -58,7 +57,7 @@ def verify(
     pins = reduce(or_, map(_pinned, keys), pins_of(home, environment))
     with _ledger(home, environment) as log:
         report = certificate.verify(
-            _directory(run, home),
+            place(run, home),
             pins=pins,
             log=log,
             dataset=dataset,
@@ -78,12 +77,6 @@ def _ledger(home: Home, environment: Mapping[str, str]) -> Iterator[Log | OneSee
         return
     with closing(log) if log else nullcontext():
         yield log
-
-
-def _directory(run: str, home: Home) -> Path:
-    """Where a run is. A directory may hold anything: what is wrong in it is for the checks to say."""
-    known = Results(home.models).run(run).root if is_run_id(run) else Path(run)
-    return known if os.path.isdir(known) else find(run, home).root  # noqa: PTH112  says no to a name that is too long
 
 
 def _pinned(path: Path) -> Pins:

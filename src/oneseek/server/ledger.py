@@ -8,11 +8,13 @@ POST /entries                                                                   
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
-import ipaddress
+import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -24,6 +26,7 @@ import msgspec
 import uvicorn
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from filelock import FileLock, Timeout
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -32,7 +35,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from oneseek import __version__
 from oneseek.errors import ConfigError, LedgerDamaged, OneSeekError, ProofInvalid, StorageError
+from oneseek.files.durable import storage_errors
 from oneseek.ledger import checkpoint
+from oneseek.ledger.client import is_this_machine
 from oneseek.ledger.log import Log
 from oneseek.ledger.tiles import encode_bundle, parse_path
 
@@ -55,6 +60,12 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _STATUSES: dict[type[OneSeekError], int] = {ProofInvalid: 400, LedgerDamaged: 503, StorageError: 507}
+_NOT_OURS = "Give an address of this machine as --host."
+_BINDING = {
+    errno.EADDRINUSE: "End what listens there, or choose another with --port.",
+    errno.EADDRNOTAVAIL: _NOT_OURS,
+    errno.EACCES: "Choose a port from 1024 on with --port.",
+}
 _EXPORT_TOKEN = "export LEDGER_TOKEN=$(openssl rand -hex 32)"
 
 
@@ -94,10 +105,11 @@ class Refusal(HTTPException):
         self.fix = fix
 
 
-def create_app(log: Log, token: str) -> FastAPI:
+def create_app(log: Log, token: str, *, for_others: bool = False) -> FastAPI:
     """The service over a log, which whoever opened it closes. `log` is called from several threads.
 
-    token: what an append must come with.
+    token: what an append must come with. for_others: other machines may reach it, by whatever name it has there; if
+        not, who asks for another name than this machine's or the log's was led here by a web page (DNS rebinding).
 
     Raises:
         ConfigError: the token is missing, or too short to be a secret.
@@ -108,7 +120,7 @@ def create_app(log: Log, token: str) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(_guard(token))],
+        dependencies=[Depends(_guard(token, None if for_others else log.key.name.partition("/")[0]))],
         responses={"4XX": {"description": "Refused", "content": {"application/json": {"schema": _ERROR}}}},
     )
     app.add_middleware(_with_headers)
@@ -183,34 +195,36 @@ def serve(
     certfile: Path | None = None,
     keyfile: Path | None = None,
     behind_proxy: bool = False,
+    file: Path | None = None,
 ) -> None:
     """Serve a log until SIGINT or SIGTERM; requests under way are answered first. From the main thread only.
 
-    open_log: called when nothing else is wrong: opening a log for the first time makes its key. port: 0 takes a free
-    one. behind_proxy: a proxy in front of it speaks TLS.
+    open_log: called when nothing else is wrong, the certificate included: opening a log for the first time makes its
+    key. port: 0 takes a free one. behind_proxy: a proxy in front of it speaks TLS. file: where the log is kept; of one
+    file there is one service at a time.
 
     Raises:
         ConfigError: the token is missing or short; other machines could reach it without TLS; the certificate can't be
-            used; the port is taken.
+            used; the address can't be listened at; the file is served already.
+        StorageError: nothing can be written beside the file.
     """
     _check_token(token)
-    tls = certfile is not None
-    with _listening(host, port, protected=tls or behind_proxy) as listener, closing(open_log()) as log:
-        server = uvicorn.Server(configured(create_app(log, token), certfile, keyfile))
+    tls = _tls(certfile, keyfile)
+    for_others = tls is not None or behind_proxy
+    with (
+        _listening(host, port, protected=for_others) as listener,
+        _only_service(file),
+        closing(open_log()) as log,
+    ):
+        server = uvicorn.Server(configured(create_app(log, token, for_others=for_others), tls))
         with _ended_by_signals(server):
-            sys.stdout.write(f"{log.key.name} is served at {_address(listener, tls=tls)}\n")
+            sys.stdout.write(f"{log.key.name} is served at {_address(listener, tls=tls is not None)}\n")
             sys.stdout.flush()
             server.run(sockets=[listener])
 
 
-def configured(app: ASGIApp, certfile: Path | None = None, keyfile: Path | None = None) -> uvicorn.Config:
-    """How a service is run: its limits, and TLS where there is a certificate.
-
-    Raises:
-        ConfigError: the certificate or its key can't be used.
-    """
-    if (certfile is None) != (keyfile is None):
-        raise ConfigError("TLS needs a certificate and its key.", "Give both --certfile and --keyfile.")
+def configured(app: ASGIApp, tls: ssl.SSLContext | None = None) -> uvicorn.Config:
+    """How a service is run: its limits, and TLS where it has a certificate."""
     config = uvicorn.Config(
         app,
         http=_Connection,
@@ -222,17 +236,58 @@ def configured(app: ASGIApp, certfile: Path | None = None, keyfile: Path | None 
         proxy_headers=False,
         limit_concurrency=_CONNECTIONS,
         timeout_graceful_shutdown=_ENDING,
-        ssl_certfile=certfile,
-        ssl_keyfile=keyfile,
     )
-    try:
-        config.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(
-            f"{certfile} and {keyfile} can't be used for TLS: {error.strerror or error}.",
-            "Give a certificate and its private key in PEM.",
-        ) from error
+    config.load()
+    config.ssl = tls
     return config
+
+
+def _tls(certfile: Path | None, keyfile: Path | None) -> ssl.SSLContext | None:
+    """What speaks TLS with a certificate and its key; None where neither is given."""
+    if certfile is None and keyfile is None:
+        return None
+    if certfile is None or keyfile is None:
+        raise ConfigError("TLS needs a certificate and its key.", "Give both --certfile and --keyfile.")
+    for path in (certfile, keyfile):
+        try:
+            path.open("rb").close()  # OpenSSL does not say which of the two it can't open
+        except OSError as error:
+            raise ConfigError(
+                f"{path} can't be used for TLS: {_plain(error)}.", "Name a file in PEM that you may read."
+            ) from error
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        tls.load_cert_chain(certfile, keyfile, password=str)  # an empty one: with none, OpenSSL asks at the terminal
+    except OSError as error:  # ssl.SSLError is one
+        why = "one of them is not in PEM, or the key has a password"
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            why = "the key is not that of the certificate"
+        raise ConfigError(
+            f"{certfile} and {keyfile} can't be used for TLS: {why}.",
+            "Give a certificate and its private key in PEM, the key without a password.",
+        ) from error
+    return tls
+
+
+@contextmanager
+def _only_service(file: Path | None) -> Iterator[None]:
+    """One process at a time serves a log. Others of this machine may use it meanwhile: that is what the log is for."""
+    if file is None:
+        yield
+        return
+    lock = FileLock(file.with_name(f".{file.name}.served.lock"), timeout=0)
+    with storage_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ConfigError(
+                f"{file} is being served by another process.", "End that one first, or serve another home with --home."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Connection(H11Protocol):
@@ -249,13 +304,14 @@ class _Connection(H11Protocol):
     def _look(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+            self.loop.call_later(PATIENCE, self.transport.abort)  # where nobody reads, closing waits for ever
         elif not self.transport.is_closing():
             self.loop.call_later(PATIENCE, self._look)
 
 
 @contextmanager
 def _listening(host: str, port: int, *, protected: bool) -> Iterator[socket.socket]:
-    if not protected and not _is_loopback(host):
+    if not protected and not is_this_machine(host):
         raise ConfigError(
             f"Other machines can reach {host}, and tokens would travel unencrypted.",
             "Give --certfile and --keyfile, or --behind-proxy where a proxy speaks TLS; or leave --host away.",
@@ -263,19 +319,19 @@ def _listening(host: str, port: int, *, protected: bool) -> Iterator[socket.sock
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ConfigError(
-            f"Port {port} of {host} can't be listened at: {error.strerror or error}.",
-            "End what listens there, or choose another with --port.",
-        ) from error
+        fix = _BINDING.get(error.errno or 0, "Choose another address with --host, or another port with --port.")
+        if isinstance(error, socket.gaierror):  # its numbers are not the system's
+            fix = _NOT_OURS
+        raise ConfigError(f"Port {port} of {host} can't be listened at: {_plain(error)}.", fix) from error
     with listener:
         yield listener
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _plain(error: OSError) -> str:
+    """The system's own words. Python's may hold an address, or a line of OpenSSL's source."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 @contextmanager
@@ -304,12 +360,18 @@ def _check_token(token: str) -> None:
         raise ConfigError(f"LEDGER_TOKEN {problem}: whoever guesses it can append.", f"Run: {_EXPORT_TOKEN}")
 
 
-def _guard(token: str) -> Any:
-    """Whether a request may pass: reading may; everything else needs the token, and does not come from a web page."""
+def _guard(token: str, name: str | None) -> Any:
+    """Whether a request may pass: reading may; everything else needs the token, and does not come from a web page.
+
+    name: the only host that may be asked for, besides this machine by its own names; None where any may.
+    """
     _check_token(token)
     expected = hashlib.sha256(token.encode()).digest()
 
     def guard(request: Request) -> None:
+        asked = request.url.hostname or ""
+        if name is not None and asked != name and not is_this_machine(asked):
+            raise Refusal(421, "This ledger is not served by that name.", "Ask for it by the address that it printed.")
         if request.method == "GET":
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

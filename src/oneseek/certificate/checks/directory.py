@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from oneseek.errors import CertificateInvalid
 
-LARGEST_DOCUMENT = 64 << 20
+LARGEST_DOCUMENT = 32 << 20
 """Bytes of a file that is read whole."""
 
 _MOST_ENTRIES = 1000  # in one folder, and folders in all; no run comes near it

@@ -9,10 +9,21 @@ from typing import Any
 import msgspec
 
 from oneseek.certificate.checks.evidence import MANIFEST, PROOF, Evidence, NotCheckable
-from oneseek.certificate.seal import statement
-from oneseek.errors import CertificateInvalid, LedgerUnavailable, OneSeekError, ProofInvalid
+from oneseek.certificate.ledger_proof import statement
+from oneseek.errors import (
+    CertificateInvalid,
+    ConfigError,
+    KeyRefused,
+    LedgerUnavailable,
+    OneSeekError,
+    ProofInvalid,
+    StorageError,
+)
 from oneseek.ledger import checkpoint, proof
 from oneseek.ledger.log import check_consistent
+
+_NOT_AT_HAND = (ConfigError, KeyRefused, LedgerUnavailable, StorageError)
+"""Why a ledger can't be asked. That says nothing about what is in it, unlike LedgerDamaged."""
 
 
 def check_leaf(evidence: Evidence) -> str:
@@ -41,6 +52,8 @@ def check_consistency(evidence: Evidence) -> str:
     found, log = evidence.proof, evidence.log
     if log is None:
         raise NotCheckable("there is no ledger here to ask")
+    if isinstance(log, _NOT_AT_HAND):
+        raise NotCheckable(f"the ledger can't be asked: {log.problem}")
     if isinstance(log, OneSeekError):
         raise log
     try:
@@ -51,8 +64,8 @@ def check_consistency(evidence: Evidence) -> str:
         if log.key != found.key:
             raise NotCheckable(f"the ledger here is {log.key.name} with another key; the run is in {found.key.name}")
         now = check_consistent(log, kept)
-    except LedgerUnavailable as error:
-        raise NotCheckable(f"the ledger does not answer: {error.problem}") from error
+    except _NOT_AT_HAND as error:
+        raise NotCheckable(f"the ledger can't be asked: {error.problem}") from error
     except ProofInvalid as error:
         raise CertificateInvalid(f"The ledger {found.key.name} is not what it was: {error.problem}") from error
     return f"{now.origin} is at size {now.size} now, and begins with what it was at size {kept.size}"
@@ -64,8 +77,13 @@ def check_keys(evidence: Evidence) -> str:
     signer = hashlib.sha256(manifest.signer.encode()).hexdigest()[:16]
     if manifest.signer not in evidence.pins.signers:
         raise CertificateInvalid(f"consistent, signer unknown ({signer}): pin it with --key FILE")
-    log = str(evidence.proof.key)
-    if log not in {manifest.log, *evidence.pins.logs}:
+    log, pins = str(evidence.proof.key), evidence.pins
+    if log in pins.logs:
+        return f"the signer {signer} and the ledger {evidence.proof.key.name} are pinned"
+    # A signer's own word is no second witness: where a ledger was pinned with the signer, only a pinned one counts.
+    if manifest.signer in pins.bound:
+        raise CertificateInvalid(f"{PROOF} is by the ledger {log}, which is not the one pinned with the signer")
+    if log != manifest.log:
         named = f"{MANIFEST} names {manifest.log or 'none'}"
         raise CertificateInvalid(f"{PROOF} is by the ledger {log}, which is unknown; {named}: pin it with --key FILE")
-    return f"the signer {signer} is pinned, the ledger {'named by it' if log == manifest.log else 'pinned'}"
+    return f"the signer {signer} is pinned, the ledger named by it"

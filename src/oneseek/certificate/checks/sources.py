@@ -22,6 +22,8 @@ def check_dataset(evidence: Evidence) -> str:
         raise NotCheckable("name the dataset with --dataset FILE")
     state = evidence.finished[0]
     used = state.accepted.dataset
+    if evidence.validation is not None and used.validation_sha256 is None:
+        raise CertificateInvalid(f"The run had no validation dataset, so {evidence.validation} is none of it.")
     rows = scan(evidence.dataset)
     _check_file("dataset", rows, used.sha256)
     if used.validation_sha256 is None:

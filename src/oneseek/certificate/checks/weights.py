@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
@@ -14,24 +14,44 @@ from oneseek.certificate.tensors import Tensor
 from oneseek.errors import CertificateInvalid, ModelError
 from oneseek.registry.safetensors import PROBE_BYTES, TensorInfo, header_bytes_needed, parse_safetensors_header
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 _METADATA = "__metadata__"
 _ALIGNED = 8  # bytes: spaces behind the header's JSON fill it up to a multiple of this
+_HEADER = 32 << 20  # bytes of one, at most; hundreds of experts in each of a hundred layers take less
+_TENSOR = 1 << 30  # bytes of one, at most; half a pair of rank 1024 for a vocabulary of 262,144 tokens has as many
 
 
 def weights_file(key: str) -> str:
     return f"adapters/{key}/{ADAPTER_WEIGHTS}"
 
 
-def read_adapter(directory: Directory, key: str, parameters: int) -> list[Tensor]:
-    """The tensors of a model's adapter, in the file's order.
+def largest(parameters: int) -> int:
+    """Bytes of an adapter's file, at most."""
+    return 4 * parameters + _HEADER
+
+
+def feed(digest: _Hash, tensor: Tensor, prefix: str = "") -> None:
+    """Put the next tensor, in the order of the names, into a digest that ends as that of `tensors_digest`."""
+    name, dtype, shape, data = tensor
+    for part in ((prefix + name).encode(), dtype.encode(), ",".join(map(str, shape)).encode(), data):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+
+
+def read_adapter(directory: Directory, key: str, parameters: int) -> Iterator[Tensor]:
+    """The tensors of a model's adapter, one after another, sorted by name.
 
     parameters: how many numbers they hold together; of a file with another number, none is read.
 
     Raises:
-        CertificateInvalid: the file is missing, not whole, has a gap or anything behind its last tensor, or its header
-            is not spelt as it was written.
+        CertificateInvalid: the file is missing, too large, not whole, has a gap or anything behind its last tensor, or
+            its header is not spelt as it was written.
     """
     name = weights_file(key)
+    if (there := directory.files.get(name, 0)) > (most := largest(parameters)):
+        raise CertificateInvalid(f"{name} has {there} bytes; {most} are the most for {parameters} parameters.")
     with directory.opened(name) as file:
         header, entries = _header(file, name, directory.files[name])
         if list(entries) != sorted(entries):
@@ -41,7 +61,10 @@ def read_adapter(directory: Directory, key: str, parameters: int) -> list[Tensor
         there = sum(math.prod(entry.shape) for entry in entries.values())
         if there != parameters:
             raise CertificateInvalid(f"{name} holds {there} parameters; {parameters} were trained.")
-        return [(each, entry.dtype, entry.shape, file.read(entry.end - entry.start)) for each, entry in entries.items()]
+        for each, entry in entries.items():
+            if entry.end - entry.start > _TENSOR:
+                raise CertificateInvalid(f"{name}: {each} is larger than any half of a LoRA pair.")
+            yield each, entry.dtype, entry.shape, file.read(entry.end - entry.start)
 
 
 def _header(file: BinaryIO, name: str, size: int) -> tuple[bytes, dict[str, TensorInfo]]:

@@ -57,14 +57,17 @@ def signing_key_usable(config: TrainingConfig, facts: Facts) -> Iterator[Finding
 
 @rule
 def ledger_address_valid(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
-    """`LEDGER_URL` is an address that a ledger can have. Whether one answers is not asked; runs go without."""
+    """`LEDGER_URL` is an address that a ledger can have and be reached at safely: by https, or on this machine; and
+    `SSL_CERT_FILE` and the proxy's variables name what can be used. Whether one answers is not asked; runs go without.
+    """
     if facts.ledger_url_error is not None:
         yield _about_output("error", facts.ledger_url_error)
 
 
 @rule
 def ledger_usable(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
-    """The ledger of this home is there and can be read. Where it can't, the run is completed, and logged later."""
+    """The ledger of this home is there and can be read; for a service, `LEDGER_TOKEN` is set. Where that is not so, the
+    run is completed, and logged later."""
     if facts.ledger_error is not None:
         yield _about_output("warning", facts.ledger_error)
 
