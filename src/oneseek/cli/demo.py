@@ -57,6 +57,7 @@ def demo(root: Path) -> None:
         f"The demo took {time.monotonic() - began:.0f} s: {made - began:.0f} s to make the base models, "
         f"{trained - made:.0f} s to train the adapters.",
     )
+    console.print(f"Check it: oneseek verify {result.run_id} --home {root}", soft_wrap=True)
     console.print(f"Look around: oneseek runs list --home {root}", soft_wrap=True)
 
 
