@@ -20,7 +20,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from oneseek.cli.errors import body
 from oneseek.errors import (
     ConfigError,
     KeyRefused,
@@ -39,6 +38,7 @@ from oneseek.ledger.merkle import Hash
 from oneseek.ledger.served import ServedTree
 from oneseek.ledger.store import Store
 from oneseek.ledger.tiles import Tile, encode_bundle
+from oneseek.preflight.finding import body
 from oneseek.server.ledger import LARGEST_BODY, create_app
 from support.ledger_service import (
     KEY,

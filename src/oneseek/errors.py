@@ -5,9 +5,12 @@ OneSeekError                 everything below carries a problem and a fix
 │   ├── ConfigError          a setting: unknown, of the wrong type, out of bounds
 │   ├── SelectionError       base models: none selected, no match, several matches
 │   ├── DatasetError         a file that cannot be read as a dataset
+│   │   └── DatasetUnknown   none of that name is stored
 │   ├── ModelError           a base model directory that cannot be used
-│   ├── RunError             a run: unknown, running already, over, changed since it began
+│   ├── RunError             a run: running already, over, changed since it began
+│   │   └── RunUnknown       there is none of that name
 │   ├── KeyRefused           a key: not there, of another kind, readable by others
+│   ├── AccessRefused        a passphrase, link or token that opens nothing here
 │   └── PreflightError       one or more findings
 └── Failed                   the request was right; doing it failed                          exit 1
     ├── StorageError         disk full, read-only, input/output error
@@ -16,13 +19,14 @@ OneSeekError                 everything below carries a problem and a fix
     ├── CertificateInvalid   a manifest, signature or proof of a run is not what was certified
     ├── LedgerDamaged        a ledger is not what it signed; it signs nothing any more
     ├── LedgerUnavailable    a ledger service that does not answer, or refuses
+    ├── ServerUnavailable    a OneSeek server that does not answer
     ├── TrainingFailed       no model is left to train, or none could be verified
     └── WorkerFailed         one model's worker: diverged, out of memory, crashed
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 
 class OneSeekError(Exception):
@@ -37,6 +41,16 @@ class OneSeekError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem} {self.fix}".strip()
+
+    def __reduce__(self) -> Any:
+        """Whatever else an error carries, it is the same on the other side of a process."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[OneSeekError], args: tuple[Any, ...], carried: dict[str, Any]) -> OneSeekError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(carried)
+    return error
 
 
 class Refused(OneSeekError):
@@ -55,6 +69,10 @@ class DatasetError(Refused):
     pass
 
 
+class DatasetUnknown(DatasetError):
+    pass
+
+
 class ModelError(Refused):
     pass
 
@@ -63,7 +81,15 @@ class RunError(Refused):
     pass
 
 
+class RunUnknown(RunError):
+    pass
+
+
 class KeyRefused(Refused):
+    pass
+
+
+class AccessRefused(Refused):
     pass
 
 
@@ -92,6 +118,10 @@ class LedgerDamaged(Failed):
 
 
 class LedgerUnavailable(Failed):
+    pass
+
+
+class ServerUnavailable(Failed):
     pass
 
 

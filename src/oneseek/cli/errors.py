@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from oneseek.cli.output import visible
 from oneseek.errors import OneSeekError
-from oneseek.preflight.finding import Finding, PreflightError, wire
+from oneseek.preflight.finding import Finding, PreflightError, body
 
 
 def show(error: OneSeekError, *, as_json: bool) -> None:
@@ -27,14 +26,6 @@ def show(error: OneSeekError, *, as_json: bool) -> None:
     console.print(Text("Error: ", style="bold red") + Text(visible(error.problem), style="default"))
     if error.fix:
         console.print(Text("Fix: ", style="bold green") + Text(visible(error.fix), style="default"))
-
-
-def body(error: OneSeekError) -> dict[str, Any]:
-    code = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
-    shown: dict[str, Any] = {"code": code, "message": error.problem, "fix": error.fix}
-    if isinstance(error, PreflightError):
-        shown["findings"] = [wire(finding) for finding in error.findings]
-    return shown
 
 
 def table(findings: tuple[Finding, ...]) -> Table:

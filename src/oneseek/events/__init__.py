@@ -71,12 +71,16 @@ class DatasetUsed(Part, frozen=True, kw_only=True):
 
 
 class RunAccepted(Event, frozen=True, kw_only=True):
-    """The run exists: id and version are reserved, every finding that refuses a run is absent."""
+    """The run exists: id and version are reserved, every finding that refuses a run is absent.
+
+    A run of the engine `outside` is trained by another program that only reports how it goes: what we do not know of it
+    is empty.
+    """
 
     run_id: str
     version: str
     oneseek_version: str
-    engine: Literal["torch", "scripted"]
+    engine: Literal["torch", "scripted", "outside"]
     config: dict[str, Any]
     models: tuple[SelectedModel, ...]
     available: tuple[str, ...]
@@ -265,6 +269,12 @@ class StopRequested(Event, frozen=True, kw_only=True):
     """Somebody asked the run to stop after the epoch that it is in."""
 
 
+class RunQueued(Event, frozen=True, kw_only=True):
+    """The run waits for its turn on a device, as `cpu` or `cuda:0`; RunResumed begins it."""
+
+    device: str
+
+
 class RunStopped(Event, frozen=True, kw_only=True):
     """The run stopped as asked; it can be resumed."""
 
@@ -323,6 +333,7 @@ AnyEvent = (
     | EpochCommitted
     | AutoStopTriggered
     | StopRequested
+    | RunQueued
     | RunStopped
     | RunInterrupted
     | RunResumed

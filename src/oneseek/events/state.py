@@ -26,13 +26,14 @@ from oneseek.events import (
     RunFinished,
     RunInterrupted,
     RunPlanned,
+    RunQueued,
     RunResumed,
     RunStopped,
     StopRequested,
     WorkerRestarted,
 )
 
-Status = Literal["preparing", "training", "stopping", "stopped", "interrupted", "failed", "completed"]
+Status = Literal["queued", "preparing", "training", "stopping", "stopped", "interrupted", "failed", "completed"]
 
 
 class RunState(Part, frozen=True, kw_only=True):
@@ -183,6 +184,8 @@ def apply(state: RunState, event: AnyEvent) -> RunState:
             return _with(state, committed=(*state.committed, event), **_NOTHING_SHOWN)
         case StopRequested():
             return _with(state, status="stopping")
+        case RunQueued():
+            return _with(state, status="queued", failure=None, **_NOTHING_SHOWN)
         case RunStopped():
             return _with(state, status="stopped")
         case RunInterrupted():

@@ -54,6 +54,24 @@ class Home:
     def ledger(self) -> Path:
         return self.root / "ledger.db"
 
+    @property
+    def database(self) -> Path:
+        """The server's own: queue, access."""
+        return self.root / "oneseek.db"
+
+    @property
+    def uploads(self) -> Path:
+        """Files while they arrive."""
+        return self.datasets / ".uploads"
+
+    def device_lock(self, device: str) -> Path:
+        """Held by the process whose run has the device."""
+        return self.root / "locks" / f"{device.replace(':', '-')}.lock"
+
+    def run_log(self, run_id: str) -> Path:
+        """What the process of a run has said that the server started."""
+        return self.root / "logs" / f"{run_id}.log"
+
 
 @dataclass(frozen=True)
 class Results:
@@ -174,6 +192,11 @@ class RunDirectory:
     def lock(self) -> Path:
         """Held by the process that trains the run, for as long as it lives."""
         return self.work / "run.lock"
+
+    @property
+    def process(self) -> Path:
+        """Which process that is."""
+        return self.work / "process.json"
 
     @property
     def stop_request(self) -> Path:

@@ -10,7 +10,7 @@ import msgspec
 
 from oneseek.config.reference import settings
 from oneseek.config.schema import TrainingConfig
-from oneseek.errors import Refused
+from oneseek.errors import OneSeekError, Refused
 from oneseek.preflight.facts import Facts
 
 Severity = Literal["error", "warning"]
@@ -98,6 +98,15 @@ def wire(finding: Finding) -> dict[str, Any]:
     told = msgspec.to_builtins(finding)
     del told["changes"]
     return dict(told)
+
+
+def body(error: OneSeekError) -> dict[str, Any]:
+    """An error as programs get it: `--json` and HTTP alike."""
+    code = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
+    shown: dict[str, Any] = {"code": code, "message": error.problem, "fix": error.fix}
+    if isinstance(error, PreflightError):
+        shown["findings"] = [wire(finding) for finding in error.findings]
+    return shown
 
 
 def _place(finding: Finding) -> tuple[bool, int, int, str]:

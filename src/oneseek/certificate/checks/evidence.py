@@ -28,7 +28,9 @@ from oneseek.events import (
     RunAccepted,
     RunFinished,
     RunPlanned,
+    RunQueued,
     RunResumed,
+    RunStopped,
     WeightsAdjusted,
 )
 from oneseek.events.state import RunState, apply, begin
@@ -249,8 +251,10 @@ def _fault(state: RunState, keys: frozenset[str], event: AnyEvent) -> str | None
     """Why no run could have written this record next; None where one could."""
     if state.over:
         return "nothing follows RunFinished"
-    if state.status in ("failed", "stopped", "interrupted") and not isinstance(event, RunResumed):
+    if state.status in ("failed", "stopped", "interrupted") and not isinstance(event, RunResumed | RunQueued):
         return f"the run is {state.status}, and was not resumed"
+    if state.status == "queued" and not isinstance(event, RunResumed | RunStopped):
+        return "the run waits for its turn"
     for key in _named(event):
         if key not in keys:
             return f"it is about {key}, which is no model of the run"
