@@ -33,6 +33,7 @@ ORDER = (
     "runs",
     "demo",
     "server",
+    "client",
     "api",
     "cli",
 )
