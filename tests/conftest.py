@@ -26,7 +26,8 @@ settings.load_profile("unhurried")
 def _nothing_is_left_in_the_project() -> Iterator[None]:
     """A home that a test forgot to name is the current directory: keys and a ledger would come to lie there."""
     yield
-    left = [name for name in ("keys", "ledger.db", "models", "datasets") if (PROJECT / name).exists()]
+    made = ("keys", "ledger.db", "models", "datasets", "oneseek.db", "locks", "logs")
+    left = [name for name in made if (PROJECT / name).exists()]
     assert left == [], f"a test wrote {left} into {PROJECT}"
 
 

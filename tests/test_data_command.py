@@ -353,7 +353,7 @@ def test_removing_what_is_not_there_is_refused(say: Say) -> None:
     said = say("remove", "town", "--json")
 
     assert said.code == 2
-    assert said.json["error"]["code"] == "DatasetError"
+    assert said.json["error"]["code"] == "DatasetUnknown"
     assert "oneseek data list" in said.json["error"]["fix"]
 
 

@@ -343,7 +343,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[answering.Questions]:
     """What would be asked; the answers come from here, without a process."""
     questions: list[answering.Questions] = []
 
-    def ask(question: answering.Questions) -> Iterator[Generated]:
+    def ask(question: answering.Questions, _: answering.Begun) -> Iterator[Generated]:
         questions.append(question)
         for number, prompt in enumerate(question.prompts):
             for variant in ("base", "adapter")[not question.base :]:

@@ -41,7 +41,7 @@ from oneseek.ledger.log import Log, Logged
 from oneseek.ledger.note import SignerKey
 from oneseek.ledger.store import Store
 from oneseek.ledger.tiles import Tile, decode_bundle, parse_path
-from oneseek.server import ledger
+from oneseek.server import bodies, ledger, listening
 from oneseek.server.ledger import LARGEST_BODY, MOST_AT_ONCE, create_app, serve
 from support.ledger_service import (
     KEY,
@@ -557,7 +557,7 @@ def test_a_body_over_the_limit_gets_413(
 def test_a_body_that_comes_too_slowly_is_given_up(
     at_an_address: Stage, log: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "PATIENCE", 0.2)
+    monkeypatch.setattr(bodies, "PATIENCE", 0.2)
     with connected(at_an_address.service(log)) as slow:
         slow.sendall(f"POST /entries HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode())
         slow.sendall(b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
@@ -573,7 +573,7 @@ def test_a_body_that_comes_too_slowly_is_given_up(
 def test_a_connection_without_a_request_is_not_kept(
     at_an_address: Stage, log: Store, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(ledger, "PATIENCE", 0.2)
+    monkeypatch.setattr(listening, "PATIENCE", 0.2)
     with connected(at_an_address.service(log)) as idle:
         idle.sendall(sent)
 
@@ -647,8 +647,8 @@ class Failing(Behind):
         (LedgerDamaged("Entry 17 is another.", "Restore it."), 503, "LedgerDamaged"),
         (StorageError("No space.", "Free some."), 507, "StorageError"),
         (ProofInvalid("No statement.", "Say it."), 400, "ProofInvalid"),
-        (LedgerUnavailable("Away.", "Wait."), 500, "LedgerUnavailable"),
-        (KeyRefused("Another key.", "Restore it."), 500, "KeyRefused"),
+        (LedgerUnavailable("Away.", "Wait."), 502, "LedgerUnavailable"),
+        (KeyRefused("Another key.", "Restore it."), 409, "KeyRefused"),
         (RuntimeError(TOKEN), 500, "InternalServerError"),
     ],
     ids=lambda value: getattr(value, "__class__", type(value)).__name__ if isinstance(value, Exception) else None,

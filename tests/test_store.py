@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneseek.datasets import store
+from oneseek.datasets.read import scan
 from oneseek.datasets.scan import ProblemGroup, RowProblem
-from oneseek.datasets.store import LONGEST_NAME, Stored, add, find, get, listing, path_of, remove
-from oneseek.errors import DatasetError, StorageError
+from oneseek.datasets.store import LONGEST_NAME, Stored, add, find, get, keep, listing, path_of, remove
+from oneseek.errors import DatasetError, DatasetUnknown, StorageError
 from oneseek.files.durable import copy_file
 from oneseek.files.layout import Home
 
@@ -135,7 +136,7 @@ def test_a_name_that_two_datasets_have_needs_the_hash(home: Home, file: Path, tm
 
 
 def test_a_name_that_nothing_has_is_refused_with_the_names_that_there_are(home: Home, file: Path) -> None:
-    with pytest.raises(DatasetError, match="none is stored"):
+    with pytest.raises(DatasetUnknown, match="none is stored"):
         get(home, "village")
     add(home, file, "town")
 
@@ -185,7 +186,7 @@ def test_a_name_that_could_mislead_is_refused_and_nothing_is_written(home: Home,
 @given(st.text(max_size=LONGEST_NAME + 5))
 def test_a_name_is_taken_or_refused_and_never_anything_else(name: str) -> None:
     try:
-        taken = store._checked(name)
+        taken = store.checked(name)
     except DatasetError as error:
         assert str(error).isprintable()  # noqa: PT017
     else:
@@ -206,6 +207,45 @@ def test_a_removed_dataset_is_gone_with_its_description(home: Home, file: Path) 
 
     assert remove(home, "rows.jsonl") == stored
     assert [path.name for path in home.datasets.iterdir() if path.name != ".store.lock"] == []
+
+
+def test_a_file_that_is_moved_in_is_taken_and_what_is_there_already_leaves_it_where_it_is(
+    home: Home, tmp_path: Path
+) -> None:
+    home.uploads.mkdir(parents=True)
+    first, again = write(home.uploads / "1.jsonl", ROWS), write(home.uploads / "2.jsonl", ROWS)
+    inode = first.stat().st_ino
+
+    stored, _ = keep(home, first, scan(first), "town", move=True)
+    same = keep(home, again, scan(again), "city", move=True, rename=False)
+
+    assert (path_of(home, stored).stat().st_ino, first.exists()) == (inode, False)
+    assert (same, again.exists()) == ((stored, None), True)
+    assert path_of(home, stored).read_text() == ROWS
+
+
+def test_a_file_that_changed_before_it_is_moved_in_is_not_kept(home: Home) -> None:
+    home.uploads.mkdir(parents=True)
+    file = write(home.uploads / "1.jsonl", ROWS)
+    found = scan(file)
+    file.write_text(ROWS + "more")
+
+    with pytest.raises(DatasetError, match="changed while it was read"):
+        keep(home, file, found, "town", move=True)
+
+    assert listing(home) == store.Listing(datasets=(), damaged=())
+
+
+def test_who_refuses_that_a_dataset_is_removed_is_told_its_hash_and_it_stays(home: Home, file: Path) -> None:
+    stored, _ = add(home, file, "town")
+
+    def refuse(sha256: str) -> None:
+        raise DatasetError(f"{sha256} stays.")
+
+    with pytest.raises(DatasetError, match=f"{stored.sha256} stays"):
+        remove(home, "town", refuse)
+
+    assert get(home, "town") == stored
 
 
 # -- what breaks ---------------------------------------------------------------------------------------------------

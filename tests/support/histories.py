@@ -22,6 +22,7 @@ from oneseek.events import (
     RunAccepted,
     RunInterrupted,
     RunPlanned,
+    RunQueued,
     RunResumed,
     SelectedModel,
     StopRequested,
@@ -142,9 +143,13 @@ def progress(key: str, epoch: int, step: int, steps: int = 5) -> ProgressReporte
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[AnyEvent]:
-    """The events of a run that may be interrupted and resumed anywhere; epochs are committed in order."""
+    """The events of a run that may be interrupted and resumed anywhere, and each time wait for its turn; epochs are
+    committed in order."""
     keys = ("alfa", "beta")
-    told: list[AnyEvent] = [accepted(*keys), planned(*keys)]
+    told: list[AnyEvent] = [accepted(*keys)]
+    if draw(st.booleans()):
+        told += [RunQueued(device="cpu"), RunResumed(epoch=0)]
+    told.append(planned(*keys))
     epoch = 1
     numbers = st.floats(0, 10)
     for _ in range(draw(st.integers(0, 6))):
@@ -167,6 +172,8 @@ def histories(draw: st.DrawFn) -> list[AnyEvent]:
         if draw(st.booleans()):
             if draw(st.booleans()):
                 told.append(RunInterrupted(cause="Ctrl-C"))
+            if draw(st.booleans()):
+                told.append(RunQueued(device="cpu"))
             told.append(RunResumed(epoch=epoch - 1))
             continue
         losses = {key: draw(numbers) for key in keys}

@@ -24,7 +24,8 @@ from oneseek.ledger.log import Log, Logged
 from oneseek.ledger.merkle import Hash
 from oneseek.ledger.note import SignerKey, VerifierKey
 from oneseek.ledger.store import Store
-from oneseek.server.ledger import configured, create_app
+from oneseek.server.ledger import create_app
+from oneseek.server.listening import configured
 
 TOKEN = "planted-token-0123456789abcdef"
 KEY = SignerKey("ledger.example.org", b"\x01" * 32)

@@ -32,6 +32,8 @@ class LazyGroup(click.Group):
         "generate": ("oneseek.cli.generate:generate", "Ask the adapters of a run, and the base models beside them."),
         "ledger": ("oneseek.cli.ledger:ledger", "The log of completed runs: append-only, signed, provable."),
         "config": ("oneseek.cli.config:config", "Show every setting and where its value comes from."),
+        "serve": ("oneseek.cli.serve:serve", "Serve this home: start and watch runs over HTTP."),
+        "admin": ("oneseek.cli.admin:admin", "Say who may use the server of this home."),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

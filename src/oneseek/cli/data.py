@@ -25,18 +25,15 @@ from oneseek.datasets.containers import Progress
 from oneseek.datasets.convert import targets_of
 from oneseek.datasets.formats import METHOD_OF, STRATEGY_OF, USED_AS, Format, check_row
 from oneseek.datasets.read import scan
-from oneseek.datasets.scan import Container, ProblemGroup, Scan
+from oneseek.datasets.scan import SHOWN_ROWS, Container, ProblemGroup, Scan
 from oneseek.errors import Refused
-from oneseek.files.layout import Home
-from oneseek.names import match_selection, size
+from oneseek.names import size
 from oneseek.preflight.gather import dataset_path
-from oneseek.registry.capabilities import ModelInfo
-from oneseek.registry.discover import discover
+from oneseek.registry.discover import selected
 
 if TYPE_CHECKING:
     from oneseek.datasets.statistics import Lengths, Statistics, TokenStatistics
 
-SHOWN_ROWS = 3
 LABELS = 15  # characters of the first column of figures and histograms, with its padding and rules
 SHORTEST_BAR = 16  # characters that a histogram has at least for the longest bar and its number
 LONGEST_BAR = 32
@@ -63,7 +60,7 @@ def inspect(file: str, root: Path | None, models_dir: Path | None, as_json: bool
     with progress_bars() as bar:
         found = scan(dataset_path(file, home(root, models_dir)), longest=0, drawn=0, progress=bar("Checking rows"))
     if as_json:
-        write_json(described(found))
+        write_json(found.wire())
         return
     console = terminal()
     console.print(Text(visible(found.path), style="bold"), soft_wrap=True)
@@ -155,7 +152,7 @@ def stats(
     from oneseek.datasets.statistics import file_statistics  # tokenizers are imported where tokens are asked for
 
     at = home(root, models_dir)
-    chosen = _chosen([name for text in base_models for name in split_list(text)], at)
+    chosen = selected([name for text in base_models for name in split_list(text)], at.models, at.cache)
     with progress_bars() as bar:
         found = file_statistics(dataset_path(file, at), chosen, max_length, at.statistics, bar)
     if as_json:
@@ -241,25 +238,6 @@ def remove(name: str, root: Path | None, models_dir: Path | None, as_json: bool)
 
 
 # -- in words and tables -------------------------------------------------------------------------------------------
-
-
-def described(found: Scan) -> dict[str, Any]:
-    """A dataset for programs."""
-    return {
-        "path": found.path,
-        "sha256": found.sha256,
-        "size_bytes": found.size_bytes,
-        "container": found.container,
-        "format": found.format,
-        "used_as": USED_AS[found.format],
-        "strategy": STRATEGY_OF[found.format],
-        "method": METHOD_OF[found.format],
-        "converts_to": targets_of(found.format),
-        "rows": found.rows,
-        "bad_rows": found.problems,
-        "duplicates": found.duplicates,
-        "first": found.first[:SHOWN_ROWS],
-    }
 
 
 def _facts(found: Scan) -> Iterator[tuple[str, str]]:
@@ -394,21 +372,6 @@ def _warnings(key: str, counted: TokenStatistics) -> Iterator[str]:
         yield from (f"line {refusal.line}: {visible(refusal.reason)}" for refusal in counted.refusals)
     if counted.unmeasured:
         yield f"{key}: {counted.unmeasured:,} rows stand after that and were not counted"
-
-
-# -- what it needs -------------------------------------------------------------------------------------------------
-
-
-def _chosen(names: list[str], at: Home) -> list[ModelInfo]:
-    """The base models that were named, each once.
-
-    Raises:
-        SelectionError: a name means none, or several.
-    """
-    if not names:
-        return []
-    by_key = {model.key: model for model in discover(at.models, at.cache).models}
-    return [by_key[key] for key in dict.fromkeys(match_selection(name, by_key) for name in names)]
 
 
 @contextmanager

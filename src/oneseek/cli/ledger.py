@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -19,37 +16,20 @@ from rich.text import Text
 
 from oneseek import runs
 from oneseek.api import home
-from oneseek.certificate.keys import signer_key
-from oneseek.certificate.signature import public_pem
 from oneseek.cli import options
 from oneseek.cli.old_page import named
 from oneseek.cli.output import terminal, visible, write_json
-from oneseek.errors import Failed, OneSeekError, RunError
+from oneseek.errors import Failed
 from oneseek.files.layout import Home, RunDirectory
-from oneseek.ledger import checkpoint, proof
-from oneseek.ledger.audit import audit
-from oneseek.ledger.entry import Entry, entry_of
-from oneseek.ledger.locate import open_ledger, read_ledger
+from oneseek.ledger.entry import Entry
 from oneseek.ledger.log import Log
-from oneseek.names import is_run_id
 from oneseek.runs import Certified
-from oneseek.runs.kept import kept as kept_by_runs
+from oneseek.runs import ledger as ledgers
 
 SHOWN = 20  # entries, unless asked for more
-AT_ONCE = 1000  # entries that are read in one go
 SHORT = 16  # hex digits of a hash, for people
 OTHERS = 68  # characters that the table of entries needs besides the models, which fold first
 LEAST = 8  # characters for the models, however narrow the terminal is
-
-KEYS = """\
-# Public keys to pin, each for what it signs. Keep them where nobody can exchange them:
-#   oneseek verify RUN --key FILE
-#
-# The signer of runs:
-{signer}
-# The ledger {origin}, which enters them:
-{verifier}
-"""
 
 
 @click.group()
@@ -131,9 +111,9 @@ def show(which: str | None, limit: int, root: Path | None, models_dir: Path | No
     oneseek ledger show 0 --json
     """
     at = home(root, models_dir)
-    with _reading(at) as log:
+    with ledgers.reading(at) as log:
         if which is not None:
-            _show_one(log, _index(log, which, at), as_json=as_json)
+            _show_one(ledgers.prove(log, ledgers.index_of(log, which, at)), as_json=as_json)
         else:
             _show_newest(log, limit, as_json=as_json)
 
@@ -151,14 +131,11 @@ def submit(which: tuple[str, ...], root: Path | None, models_dir: Path | None, a
     oneseek ledger submit run-20251122-143025
     """
     at = home(root, models_dir)
-    directories = [runs.find(name, at) for name in which]
-    if not which:
-        directories = [RunDirectory(run.directory) for run in runs.list_runs(at) if run.status == "completed"]
     submitted = []
-    for directory in directories:
-        submitted.append(_certify(directory, at))
+    for directory, certified in ledgers.submit(at, which):
+        submitted.append(certified)
         if not as_json:
-            _show_submitted(submitted[-1], directory, at)
+            _show_submitted(certified, directory, at)
     if as_json:
         write_json({"runs": [{**msgspec.to_builtins(each), "certified": each.problem is None} for each in submitted]})
     elif not submitted and not runs.list_runs(at):
@@ -181,18 +158,18 @@ def audit_log(root: Path | None, models_dir: Path | None, as_json: bool) -> None
     LEDGER_URL=https://ledger.example.org oneseek ledger audit
     """
     at = home(root, models_dir)
-    with _reading(at) as log, Console(stderr=True).status("Auditing: every entry is read and hashed …"):
-        kept = kept_by_runs(at, log.key)
-        found = audit(log, kept.checkpoints)
+    with Console(stderr=True).status("Auditing: every entry is read and hashed …"):
+        audited = ledgers.audited(at)
+    found = audited.audit
     if as_json:
         write_json({"ok": True, **msgspec.to_builtins(found)})
         return
     click.echo(
         f"Every entry was read. Checkpoints compared: {found.checkpoints:,} of its own, {found.kept:,} kept by runs."
     )
-    if kept.elsewhere:
-        click.echo(f"Not compared, being in another ledger: {', '.join(kept.elsewhere)}")
-    click.echo(visible(f"✓ {found.origin}: {_entries(found.entries)}, root {_short(found.root)}"))
+    if audited.elsewhere:
+        click.echo(f"Not compared, being in another ledger: {', '.join(audited.elsewhere)}")
+    click.echo(visible(f"✓ {found.origin}: {ledgers.counted(found.entries)}, root {_short(found.root)}"))
 
 
 @ledger.command(params=[*options.places(), *options.as_json()])
@@ -208,26 +185,22 @@ def key(root: Path | None, models_dir: Path | None, as_json: bool) -> None:
     """
     at = home(root, models_dir)
     missing = [path for path in (at.signer_key, at.log_key) if not os.path.exists(path)]  # noqa: PTH110  raises nothing
-    signer = public_pem(signer_key(at, os.environ).public_key())
-    with closing(open_ledger(at, os.environ)) as log:
-        verifier = log.key
+    keys = ledgers.public_keys(at)
     if made := [str(path) for path in missing if path.exists()]:
         click.echo(f"There was none, so a new private key was made: {', '.join(made)}", err=True)
     if as_json:
-        write_json({"signer": signer, "ledger": str(verifier), "origin": verifier.name})
+        write_json(msgspec.to_builtins(keys))
         return
-    click.echo(KEYS.format(signer=signer, verifier=verifier, origin=verifier.name), nl=False)
+    click.echo(keys.text, nl=False)
 
 
 # -- in words and tables -------------------------------------------------------------------------------------------
 
 
 def _show_newest(log: Log, limit: int, *, as_json: bool) -> None:
-    now = checkpoint.read(log.checkpoint(), log.key)
-    start = max(0, now.size - limit)
-    found = [(index, entry_of(data)) for index, data in enumerate(log.entries(start, now.size), start)][::-1]
+    now, found = ledgers.newest(log, limit)
     if as_json:
-        entries = [_described(index, entry) for index, entry in found]
+        entries = [each.wire() for each in found]
         write_json({"origin": now.origin, "size": now.size, "root": now.root.hex(), "entries": entries})
         return
     console = terminal()
@@ -236,30 +209,27 @@ def _show_newest(log: Log, limit: int, *, as_json: bool) -> None:
     for column in ("time", "run"):
         table.add_column(column, overflow="fold")
     table.add_column("models", overflow="fold", max_width=max(LEAST, console.width - OTHERS))
-    for index, entry in found:
+    for each in found:
+        entry = each.entry
         time, models = entry.timestamp[:19].replace("T", " "), ", ".join(entry.base_models)
-        table.add_row(str(index), Text(visible(time)), named(entry.run_id, entry.dna), Text(visible(models)))
-    console.print(Text(visible(f"{now.origin}: {_entries(now.size)}, root {_short(now.root.hex())}")), soft_wrap=True)
+        table.add_row(str(each.index), Text(visible(time)), named(entry.run_id, entry.dna), Text(visible(models)))
+    said = f"{now.origin}: {ledgers.counted(now.size)}, root {_short(now.root.hex())}"
+    console.print(Text(visible(said)), soft_wrap=True)
     if found:
         console.print(table)
 
 
-def _show_one(log: Log, index: int, *, as_json: bool) -> None:
-    logged = log.prove(index)
-    at = proof.check(logged.proof, logged.entry, log.key)
-    entry = entry_of(logged.entry)
+def _show_one(proved: ledgers.Proved, *, as_json: bool) -> None:
     if as_json:
-        proved = {"leaf": logged.entry.decode(), "proof": logged.proof.text, "verifier_key": str(log.key)}
-        write_json({**_described(index, entry), **proved})
+        write_json(proved.wire())
         return
-    console = terminal()
-    console.print(
-        Text(visible(f"Entry {index} of {at.origin}, which has {_entries(at.size)}"), style="bold"), soft_wrap=True
-    )
-    for name, value in _facts(entry):
+    console, at = terminal(), proved.at
+    said = f"Entry {proved.numbered.index} of {at.origin}, which has {ledgers.counted(at.size)}"
+    console.print(Text(visible(said), style="bold"), soft_wrap=True)
+    for name, value in _facts(proved.numbered.entry):
         console.print(Text(f"  {name:10}", style="dim") + Text(visible(value)), soft_wrap=True)
     console.print("Its proof, which was checked:")
-    console.print(Text(visible(logged.proof.text)), soft_wrap=True)
+    console.print(Text(visible(proved.logged.proof.text)), soft_wrap=True)
 
 
 def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
@@ -272,11 +242,6 @@ def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "manifest", entry.manifest_sha256
 
 
-def _described(index: int, entry: Entry) -> dict[str, Any]:
-    """An entry for programs."""
-    return {"index": index, **msgspec.to_builtins(entry)}
-
-
 def _show_submitted(submitted: Certified, directory: RunDirectory, at: Home) -> None:
     if submitted.already:
         where = f"{os.path.relpath(directory.root)} --home {at.root}"
@@ -287,82 +252,5 @@ def _show_submitted(submitted: Certified, directory: RunDirectory, at: Home) -> 
         click.echo(f"✗ {submitted.run_id} is not certified: {visible(f'{submitted.problem} {submitted.fix}'.rstrip())}")
 
 
-def _entries(count: int) -> str:
-    return "1 entry" if count == 1 else f"{count:,} entries"
-
-
 def _short(digest: str) -> str:
     return f"{digest[:SHORT]}…"
-
-
-# -- what it needs -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _reading(at: Home) -> Iterator[Log]:
-    """The ledger that is meant.
-
-    Raises:
-        RunError: none was begun yet.
-    """
-    log = read_ledger(at, os.environ)
-    if log is None:
-        raise RunError(f"There is no ledger in {at.root} yet.", "It begins with the first run: oneseek train")
-    with closing(log):
-        yield log
-
-
-def _index(log: Log, which: str, at: Home) -> int:
-    """The number of the entry that is meant.
-
-    Raises:
-        RunError: no entry, or more than one, is of the run that is named; or there is no such number.
-    """
-    size = checkpoint.read(log.checkpoint(), log.key).size
-    if re.fullmatch(r"[0-9]{1,18}", which):
-        if int(which) >= size:
-            last = f"the last is {size - 1}" if size else "it begins with the first run"
-            raise RunError(
-                f"There is no entry {which}: the ledger has {_entries(size)}, {last}.",
-                "oneseek ledger show lists them.",
-            )
-        return int(which)
-    run_id = which if is_run_id(which) else _run_at(which, at)
-    said = f'"run_id":"{run_id}"'.encode()  # as RFC 8785 spells it: reading each entry whole would take far longer
-    found = [
-        index
-        for start in range(0, size, AT_ONCE)
-        for index, data in enumerate(log.entries(start, min(size, start + AT_ONCE)), start)
-        if said in data and entry_of(data).run_id == run_id
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        numbers = ", ".join(map(str, found))
-        raise RunError(
-            f"The ledger has more than one {run_id}: entries {numbers}.", f"Name one: oneseek ledger show {found[-1]}"
-        )
-    raise RunError(f"{run_id} is not in the ledger.", f"Enter it with: oneseek ledger submit {which}")
-
-
-def _run_at(which: str, at: Home) -> str:
-    """The id of the run in a directory, which may be a copy of any name.
-
-    Raises:
-        RunError: there is none, or its journal can't be read.
-    """
-    known = runs.describe(runs.find(which, at))
-    if known.state is None:
-        raise RunError(
-            f"{which} does not say which run it is: {known.problem or 'the run was never accepted.'}",
-            "Name the run by its id, or the entry by its number.",
-        )
-    return known.state.run_id
-
-
-def _certify(directory: RunDirectory, at: Home) -> Certified:
-    """What keeps one run from being certified must not keep the others."""
-    try:
-        return runs.certify(directory, at)
-    except OneSeekError as error:
-        return Certified(run_id=directory.run_id, problem=error.problem, fix=error.fix)

@@ -1,48 +1,20 @@
-"""What `oneseek models show` says of one base model, for people and for programs."""
+"""What `oneseek models show` says of one base model."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from oneseek.chat.probe import TemplateTraits
 from oneseek.cli.output import visible
-from oneseek.datasets.limited import Order, Traits, Trouble, judged
+from oneseek.datasets.limited import Trouble
 from oneseek.engine.interface import Computed
 from oneseek.names import size
 from oneseek.registry.capabilities import ModelInfo
 from oneseek.registry.coverage import Coverage, ModuleCoverage
 from oneseek.registry.discover import lacks_parts
 from oneseek.registry.families import guess
-
-SHORTEST = 8  # tokens, the least that data.max_length may be: only the template is asked for
-
-
-def template_traits(model: ModelInfo) -> TemplateTraits | Trouble | None:
-    """What the model's chat template does, found out in a limited process; None where it has none that is here."""
-    if model.chat_template is None or model.source == "hub":
-        return None
-    answer = next(judged(Order(model=model, format="messages", max_length=SHORTEST), ()), None)
-    return answer.traits if isinstance(answer, Traits) else answer if isinstance(answer, Trouble) else None
-
-
-def as_json(cover: Coverage, traits: TemplateTraits | Trouble | None, computed: Computed | None) -> dict[str, Any]:
-    """What `models show --json` says besides what `models list --json` does."""
-    return {
-        "template": msgspec.to_builtins(traits),
-        "coverage": {
-            **msgspec.to_builtins(cover),
-            "places": cover.places,
-            "trained_places": cover.trained_places,
-            "parameters": cover.parameters,
-            "trained_parameters": cover.trained_parameters,
-        },
-        **({"computed": msgspec.to_builtins(computed)} if computed else {}),
-    }
 
 
 def show(

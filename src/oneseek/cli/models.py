@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 from msgspec import to_builtins
@@ -19,16 +18,16 @@ from oneseek.cli import model_page, options
 from oneseek.cli.model_page import parameters, whereabouts
 from oneseek.cli.output import terminal, transfer, write_json, write_line
 from oneseek.config.schema import split_list
+from oneseek.datasets.limited import template_traits
 from oneseek.errors import ModelError, SelectionError
 from oneseek.executors.converting import convert_model
 from oneseek.executors.trying import try_model
 from oneseek.files.layout import Home
 from oneseek.names import match_selection, matching_keys, size
 from oneseek.registry.cache import cache_directory
-from oneseek.registry.capabilities import ModelInfo, lora_targets
-from oneseek.registry.coverage import coverage
+from oneseek.registry.coverage import asked_for, coverage
 from oneseek.registry.discover import discover
-from oneseek.registry.hub import is_hub_id, locate, without_safetensors
+from oneseek.registry.hub import is_hub_id, locate, pickled
 from oneseek.registry.pull import Pull, PullProgress, look_up
 from oneseek.registry.pull import pull as download
 
@@ -50,7 +49,7 @@ def list_models(root: Path | None, models_dir: Path | None, as_json: bool) -> No
     discovery = discover(at.models, cache)
     found, shadowed = discovery.models, discovery.shadowed
     if as_json:
-        write_json({"models": [described(model) | {"shadows": shadowed.get(model.key, [])} for model in found]})
+        write_json({"models": discovery.wire()})
         return
     if not found:
         click.echo(
@@ -178,14 +177,14 @@ def show(
     """
     at = home(root, models_dir)
     model = locate(name, discover(at.models, _cache(at)), _cache(at))
-    named = tuple(part for text in target_modules for part in split_list(text)) or ("auto",)
-    cover = coverage(model, named[0] if named[0] in ("auto", "all-linear") else named)
-    traits = model_page.template_traits(model)
+    cover = coverage(model, asked_for([part for text in target_modules for part in split_list(text)]))
+    traits = template_traits(model)
     if load and model.source == "hub":
         raise ModelError(f"{model.display_name} is not here.", f"Download it first: oneseek models pull {model.hub_id}")
     computed = try_model(Path(model.path)) if load else None
     if as_json:
-        write_json(described(model) | model_page.as_json(cover, traits, computed))
+        more = {"computed": to_builtins(computed)} if computed else {}
+        write_json(model.wire() | {"template": to_builtins(traits), "coverage": cover.wire()} | more)
     else:
         model_page.show(terminal(), model, cover, traits, computed)
 
@@ -202,41 +201,8 @@ def convert(name: str, root: Path | None, models_dir: Path | None, as_json: bool
     """
     at = home(root, models_dir)
     model = locate(name, discover(at.models, _cache(at)), _cache(at))
-    if model.parameters:
-        raise ModelError(f"{model.display_name} has safetensors already.", "There is nothing to convert.")
-    if model.source == "hub":
-        raise ModelError(f"{model.display_name} is not here.", without_safetensors(str(model.hub_id)))
-    written = convert_model(Path(model.path))
+    written = convert_model(pickled(model))
     if as_json:
         write_json({"key": model.key, "path": model.path, "written": list(written)})
     else:
         click.echo(f"✓ {model.key}: {', '.join(written)} in {model.path}")
-
-
-def described(model: ModelInfo) -> dict[str, Any]:
-    """A base model for programs."""
-    return {
-        "key": model.key,
-        "display_name": model.display_name,
-        "path": model.path,
-        "model_type": model.model_type,
-        "architecture": model.architecture,
-        "parameters": model.parameters,
-        "size_bytes": model.size_bytes,
-        "context_length": model.context_length,
-        "has_chat_template": model.chat_template is not None,
-        "lora_targets": list(lora_targets(model, "auto")),
-        "linear_modules": [
-            {"name": part.name, "in": part.in_features, "out": part.out_features, "places": part.count}
-            for part in model.linear_modules
-        ],
-        "source": model.source,
-        "hub_id": model.hub_id,
-        "revision": model.revision,
-        "missing_bytes": model.missing_bytes,
-        "left_out": model.left_out,
-        "forbidden": model.forbidden,
-        "licence": model.licence,
-        "usable": model.usable,
-        "problems": [{"kind": part.kind, "problem": part.problem, "fix": part.fix} for part in model.problems],
-    }

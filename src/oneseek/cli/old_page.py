@@ -18,21 +18,6 @@ from oneseek.runs.old import OldRun
 WIDEST = 300  # characters of a value on the page
 
 
-def described(old: OldRun) -> dict[str, Any]:
-    """An old run for programs, by the names that a run of ours has."""
-    return {
-        "run_id": old.name,
-        "old_name": old.old_name,
-        "status": old.status,
-        "verifiable": False,
-        "created_at": old.created_at,
-        "version": old.version,
-        "base_models": list(old.base_models),
-        "path": str(old.path),
-        "problem": old.problem,
-    }
-
-
 def named(*lines: str) -> Text:
     """A run's cell: its name, and below it what else there is to know of it; a DNA without the family's name."""
     name, *more = [visible(line.removeprefix(f"{FAMILY}.")) for line in lines if line]

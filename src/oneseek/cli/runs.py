@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 from rich import box
@@ -21,9 +20,9 @@ from oneseek.cli.output import terminal, visible, write_json
 from oneseek.cli.watching import watching
 from oneseek.errors import Failed, RunError
 from oneseek.events.state import RunState, apply, begin
-from oneseek.events.wire import auto_stop_info, leaderboard, sample_prompts, samples
+from oneseek.events.wire import detail, sample_prompts, samples
 from oneseek.journal.file import Reader
-from oneseek.runs import KnownRun, OldRun
+from oneseek.runs import OldRun
 
 POLL_SECONDS = 0.5
 
@@ -39,7 +38,7 @@ def list_runs(root: Path | None, models_dir: Path | None, as_json: bool) -> None
     at = home(root, models_dir)
     found, old = door.list_runs(at), door.old_runs(at)
     if as_json:
-        write_json({"runs": [*map(described, found), *map(old_page.described, old)]})
+        write_json({"runs": [*(each.wire() for each in found), *(each.wire() for each in old)]})
         return
     if not found and not old:
         click.echo(f"No runs in {at.models}. Start one: oneseek train --dataset FILE --base-models NAME...")
@@ -50,7 +49,7 @@ def list_runs(root: Path | None, models_dir: Path | None, as_json: bool) -> None
     for run in found:
         state = run.state
         table.add_row(
-            named(run.run_id, run.dna or (f"v{state.accepted.version}" if state else "")),
+            named(run.run_id, run.dna or (f"v{state.accepted.version}" if state and state.accepted.version else "")),
             run.status,
             f"{state.epochs_done}/{state.total_epochs}" if state else "",
             Text(run.problem or ", ".join(state.keys if state else ())),
@@ -81,8 +80,7 @@ def show(run: str, root: Path | None, models_dir: Path | None, as_json: bool) ->
         return
     known = door.describe(directory)
     if as_json:
-        said = _said(known.state) if known.state else {}
-        write_json({**described(known), "leaderboard": leaderboard(known.state) if known.state else [], **said})
+        write_json({**known.wire(), **detail(known.state)})
         return
     console = terminal()
     if known.state is None:
@@ -113,7 +111,7 @@ def watch(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -
             for record in reader.new():
                 state = apply(state, record.event) if state else begin(record.event)
                 show_it(record, state)
-            if not running:
+            if not running and not (state and door.needs_no_process(state)):
                 break
             time.sleep(POLL_SECONDS)
     if state:
@@ -144,16 +142,10 @@ def import_(path: Path, root: Path | None, models_dir: Path | None, as_json: boo
 
 def _show_old(old: OldRun, *, as_json: bool) -> None:
     if as_json:
-        write_json({**old_page.described(old), "reason": old.reason, "documents": old.documents})
+        write_json({**old.wire(), **old.detail()})
         return
     for line in old_page.page(old):
         terminal().print(line, soft_wrap=True)
-
-
-def _said(state: RunState) -> dict[str, Any]:
-    """The sample prompts, and their answers by epoch and model; nothing where there were none."""
-    said = [{"epoch": commit.epoch, **answers} for commit in state.committed if (answers := samples(commit))]
-    return {**sample_prompts(state), "samples": said} if said else {}
 
 
 def _answers(state: RunState) -> Iterator[tuple[str, Table]]:
@@ -167,29 +159,3 @@ def _answers(state: RunState) -> Iterator[tuple[str, Table]]:
             for key, answers in samples(commit).get("samples", {}).items():
                 table.add_row(str(commit.epoch), key, Text(visible(answers[number]).strip()))
         yield prompt, table
-
-
-def described(run: KnownRun) -> dict[str, Any]:
-    """A run for programs."""
-    body: dict[str, Any] = {
-        "run_id": run.run_id,
-        "status": run.status,
-        "created_at": run.created_at,
-        "certified_dir": str(run.directory),
-        "problem": run.problem,
-        "verifiable": run.status == "certified",
-    }
-    if run.state:
-        body |= {
-            "version": run.state.accepted.version,
-            "dna": run.dna,
-            "base_models": list(run.state.keys),
-            "multiModelMode": len(run.state.keys) > 1,
-            "current_epoch": run.state.epochs_done,
-            "total_epochs": run.state.total_epochs,
-            "progress_percent": run.state.progress_percent,
-            "auto_stop_info": auto_stop_info(run.state.auto_stop),
-            "champion": run.state.result.champion if run.state.result else None,
-            "failed_models": run.state.quarantined,
-        }
-    return body

@@ -77,13 +77,17 @@ def _carry_out(take_up: Callable[[Watch], Recorder], at: Home, *, as_json: bool)
     try:
         with watching(as_json=as_json) as watch:
             run = take_up(watch)
-            result = runs.complete(run, at)
+            result = runs.complete(run, at, waiting=_told)
     except KeyboardInterrupt:
         if run:
             hint = how_to_go_on(run.directory)
             click.echo(f"{run.state.run_id} was stopped after epoch {run.state.epochs_done}. {hint}", err=True)
         raise
     watch.conclude(result, run.state)
+
+
+def _told(device: str) -> None:
+    click.echo(f"{device} is busy; waiting for its turn. Ctrl-C leaves.", err=True)
 
 
 def _interrupt(*_: object) -> None:

@@ -271,10 +271,14 @@ def concluded(result: Result, state: RunState) -> Iterator[Text]:
     if result.champion:
         names = {model.key: model.display_name for model in state.accepted.models}
         yield Text(f"Champion: {names[result.champion]}", style="bold green")
-        yield Text(f"DNA: {result.dna}")
+        if result.dna:
+            yield Text(f"DNA: {result.dna}")
     for key, cause in result.failed_models.items():
         yield Text(f"✗ {key} was quarantined: {cause}", style="red")
     yield Text(f"{result.run_id} is {result.status}: {result.certified_dir}")
+    if state.accepted.engine == "outside":
+        yield Text("Another program trains it; such a run is never certified.")
+        return
     if result.status == "completed":
         yield Text(f"Not certified yet. {result.not_certified or ''}".rstrip(), style="yellow")
         yield Text(how_to_certify(RunDirectory(Path(result.certified_dir))))

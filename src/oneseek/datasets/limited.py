@@ -37,6 +37,7 @@ MEMORY = 2 * 2**30
 """Bytes of address space. A tokenizer of 260,000 tokens takes 0.3 GiB of them."""
 
 _UNCUT = 2**31 - 1
+_SHORTEST = 8  # tokens, the least that data.max_length may be: where only the template is asked for
 _LOADING_SECONDS = 30.0  # a tokenizer of 260,000 tokens takes 1
 _LAST_WORDS = 2**14  # bytes of a child's standard error
 
@@ -148,6 +149,14 @@ def measured(
             raise ModelError(answer.problem, answer.fix)
         if isinstance(answer, RowTokens):
             yield answer
+
+
+def template_traits(model: ModelInfo) -> TemplateTraits | Trouble | None:
+    """What the model's chat template does; None where it has none that is here."""
+    if model.chat_template is None or model.source == "hub":
+        return None
+    answer = next(judged(Order(model=model, format="messages", max_length=_SHORTEST), ()), None)
+    return answer.traits if isinstance(answer, Traits) else answer if isinstance(answer, Trouble) else None
 
 
 def _feed(

@@ -9,12 +9,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from oneseek.datasets.formats import FaultKind, Format
+from oneseek.datasets.convert import targets_of
+from oneseek.datasets.formats import METHOD_OF, STRATEGY_OF, USED_AS, FaultKind, Format
 
 Container = Literal["jsonl", "json", "csv", "parquet"]
 
 EXAMPLES = 3
 """Bad rows that are shown of each kind."""
+
+SHOWN_ROWS = 3
+"""First rows that are shown."""
 
 
 class RowProblem(msgspec.Struct, frozen=True):
@@ -91,8 +95,31 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True, eq=False, dict=True):
         repeats[1:] = ordered[1:] == ordered[:-1]
         again = np.flatnonzero(repeats)  # places in `order`
         shown = again[np.argsort(order[again])[:EXAMPLES]]
-        # The earliest is at the last place before it that repeats nothing.
-        earliest = np.flatnonzero(~repeats)
-        firsts = earliest[np.searchsorted(earliest, shown) - 1]
+        firsts = np.searchsorted(ordered, ordered[shown])
         pairs = zip(self.lines[order[shown]].tolist(), self.lines[order[firsts]].tolist(), strict=True)
         return Duplicates(len(again), tuple(pairs))
+
+    def wire(self) -> dict[str, Any]:
+        """What programs are told of it."""
+        return {
+            "path": self.path,
+            "sha256": self.sha256,
+            "size_bytes": self.size_bytes,
+            "container": self.container,
+            "format": self.format,
+            **suggestions(self.format),
+            "rows": self.rows,
+            "bad_rows": self.problems,
+            "duplicates": self.duplicates,
+            "first": self.first[:SHOWN_ROWS],
+        }
+
+
+def suggestions(form: Format) -> dict[str, Any]:
+    """What can be done with rows of a format, for programs."""
+    return {
+        "used_as": USED_AS[form],
+        "strategy": STRATEGY_OF[form],
+        "method": METHOD_OF[form],
+        "converts_to": targets_of(form),
+    }

@@ -20,7 +20,7 @@ from oneseek.datasets.containers import Progress
 from oneseek.datasets.formats import Format
 from oneseek.datasets.read import scan
 from oneseek.datasets.scan import Container, ProblemGroup, Scan
-from oneseek.errors import DatasetError, StorageError
+from oneseek.errors import DatasetError, DatasetUnknown, StorageError
 from oneseek.files.durable import TEMP_SUFFIX, copy_file, sha256_file, storage_errors, sync_directory, write_json
 from oneseek.files.layout import Home
 
@@ -80,17 +80,35 @@ def add(
             changes meanwhile.
         StorageError: it could not be written.
     """
-    given = _checked(source.name if name is None else name)
+    given = checked(source.name if name is None else name)
     found = scan(source, longest=0, drawn=0, progress=progress)
+    return keep(home, source, found, given, rename=name is not None, now=now)
+
+
+def keep(
+    home: Home,
+    source: Path,
+    found: Scan,
+    name: str,
+    *,
+    rename: bool = True,
+    move: bool = False,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> tuple[Stored, str | None]:
+    """As `add`, of a file that was scanned already, under a name that was checked.
+
+    rename: what is there under another name gets this one. move: the file itself is taken; it must be on disk, and in a
+        directory of the home. What is kept already stays where it is.
+    """
     with _alone(home):
         entry = _entry(home, found.sha256, thoroughly=True)
         known = entry if isinstance(entry, Stored) else None
-        if known and name in (None, known.name):
+        if known and (name == known.name or not rename):
             return known, None
-        stored = msgspec.structs.replace(known, name=given) if known else _described(found, given, now())
+        stored = msgspec.structs.replace(known, name=name) if known else _described(found, name, now())
         _refuse_taken(home, stored)
         if known is None:
-            _take_in(source, path_of(home, stored), found.sha256)
+            _take_in(source, path_of(home, stored), found.sha256, move=move)
         write_json(_meta(home, stored.sha256), msgspec.to_builtins(stored))
     return stored, known.name if known else None
 
@@ -106,13 +124,16 @@ def listing(home: Home) -> Listing:
     return Listing(datasets=tuple(datasets), damaged=tuple(entry for entry in entries if isinstance(entry, Damaged)))
 
 
-def get(home: Home, given: str) -> Stored:
-    """The dataset of a name, or of the first digits of a hash. Its content is compared with the hash.
+def get(home: Home, given: str, *, thoroughly: bool = True) -> Stored:
+    """The dataset of a name, or of the first digits of a hash.
+
+    thoroughly: its content is compared with the hash, which reads all of it; else its size alone.
 
     Raises:
-        DatasetError: there is none, there are several, or it is damaged.
+        DatasetUnknown: there is none.
+        DatasetError: there are several, or it is damaged.
     """
-    entry = _whole(home, given)
+    entry = _whole(home, given, thoroughly=thoroughly)
     if entry is None:
         raise _unknown(home, given)
     return entry
@@ -133,17 +154,21 @@ def find(home: Home, given: str) -> Path | None:
     return None if entry is None else path_of(home, entry)
 
 
-def remove(home: Home, given: str) -> Stored | Damaged:
+def remove(home: Home, given: str, refuse: Callable[[str], None] = lambda _: None) -> Stored | Damaged:
     """Remove a dataset, damaged or not, by its name or the first digits of its hash; what it was.
 
+    refuse: is told the hash before, and raises where the dataset has to stay.
+
     Raises:
-        DatasetError: there is none, or there are several.
+        DatasetUnknown: there is none.
+        DatasetError: there are several.
         StorageError: it could not be removed.
     """
     with _alone(home):
         entry = _chosen(home, given)
         if entry is None:
             raise _unknown(home, given)
+        refuse(entry.sha256)
         with storage_errors(home.datasets):
             for path in (_meta(home, entry.sha256), *_files(home, entry.sha256)):
                 path.unlink(missing_ok=True)
@@ -188,19 +213,28 @@ def _refuse_taken(home: Home, wanted: Stored) -> None:
             )
 
 
-def _take_in(source: Path, target: Path, sha256: str) -> None:
+def _take_in(source: Path, target: Path, sha256: str, *, move: bool) -> None:
     with storage_errors(target):
         if target.is_file() and sha256_file(target) == sha256:
             return  # only its description was missing; and it may be the very file that is added
         target.unlink(missing_ok=True)  # what is there belongs to no whole entry
     try:
-        copy_file(source, target)
+        if move:
+            _move(source, target)
+        else:
+            copy_file(source, target)
     except StorageError:
         target.with_name(target.name + TEMP_SUFFIX).unlink(missing_ok=True)  # half a file on a full disk
         raise
     if sha256_file(target) != sha256:
         target.unlink()
         raise DatasetError(f"{source} changed while it was read.", "Add it again when nothing writes to it.")
+
+
+def _move(source: Path, target: Path) -> None:
+    with storage_errors(target):
+        source.replace(target)
+        sync_directory(target.parent)
 
 
 def _entry(home: Home, sha256: str, *, thoroughly: bool = False) -> Stored | Damaged | None:
@@ -246,18 +280,18 @@ def _chosen(home: Home, given: str) -> Stored | Damaged | None:
     return found[0] if found else None
 
 
-def _whole(home: Home, given: str) -> Stored | None:
+def _whole(home: Home, given: str, *, thoroughly: bool = True) -> Stored | None:
     entry = _chosen(home, given)
-    if isinstance(entry, Stored):
+    if thoroughly and isinstance(entry, Stored):
         entry = _entry(home, entry.sha256, thoroughly=True)
     if isinstance(entry, Damaged):
         raise DatasetError(entry.problem, entry.fix)
     return entry
 
 
-def _unknown(home: Home, given: str) -> DatasetError:
+def _unknown(home: Home, given: str) -> DatasetUnknown:
     known = ", ".join(repr(entry.name) for entry in listing(home).datasets[:10])
-    return DatasetError(
+    return DatasetUnknown(
         f"There is no stored dataset {given[:80]!r}; " + (f"there are {known}." if known else "none is stored."),
         "See what is stored: oneseek data list",
     )
@@ -266,7 +300,12 @@ def _unknown(home: Home, given: str) -> DatasetError:
 # -- names and paths -----------------------------------------------------------------------------------------------
 
 
-def _checked(name: str) -> str:
+def checked(name: str) -> str:
+    """A name that a dataset can have.
+
+    Raises:
+        DatasetError: it cannot.
+    """
     reason = _reason_against(name)
     if reason:
         raise DatasetError(f"{name[:80]!r} cannot be the name of a dataset: {reason}.", "Give another: --name NAME")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import to_builtins
+from msgspec.structs import replace
 
 from oneseek.events import (
     AutoStop,
@@ -38,11 +39,79 @@ from oneseek.events.state import RunState
 
 Body = dict[str, Any]
 
+_REPEATED = frozenset({"total_epochs", "quarantined", "progress_percent"})
+"""What of `epoch_end` stands once beside a history of epochs."""
+
 
 def wire(seq: int, at: str, event: Event, state: RunState) -> Body:
     """A record on the wire. `state` is the run after it; `seq` is the journal's, so gaps are allowed."""
-    kind, body = _TABLE[type(event)]
-    return {"type": kind, "seq": seq, "run_id": state.run_id, **body(event, state), "timestamp": at}
+    kind = _TABLE[type(event)][0]
+    return {"type": kind, "seq": seq, "run_id": state.run_id, **_body(event, state), "timestamp": at}
+
+
+def _body(event: Event, state: RunState) -> Body:
+    return _TABLE[type(event)][1](event, state)
+
+
+def initial_state(seq: int, at: str, state: RunState, status: str) -> Body:
+    """What somebody gets who begins to listen behind record `seq`, of the time `at`: the metrics, the leaderboard, and
+    the last of each event whose successors alone would leave a gap. `status` is the run's derived one, as listed."""
+    return {
+        "type": "initial_state",
+        "seq": seq,
+        **metrics(at, state, status),
+        "leaderboard": leaderboard(state),
+        "progress": {key: _body(event, state) for key, event in state.progress.items()},
+        "downloads": {key: _body(event, state) for key, event in state.downloads.items()},
+        "failure": _body(state.failure, state) if state.failure else None,
+        "result": _body(state.result, state) if state.result else None,
+    }
+
+
+def metrics(at: str, state: RunState, status: str) -> Body:
+    """How a run stands after its last epoch that holds, and how it came there. `display` is what its settings want to
+    be shown; nothing is left out for it. Before the first epoch there are no losses and no learning rates."""
+    last = epoch_end(state.committed[-1], state) if state.committed else {}
+    unmeasured = dict.fromkeys(state.keys)
+    return {
+        **_standing(at, state, status),
+        "val_losses": last.get("val_losses", unmeasured),
+        "bits_per_byte": last.get("bits_per_byte", unmeasured),
+        "weights": state.weights,
+        "lr_multipliers": last.get("lr_multipliers", {}),
+        "total_loss": last.get("total_loss"),
+        "quarantined": state.quarantined,
+        "display": dict(state.config["live_leaderboard"]["display"]),
+        "training_history": training_history(state),
+        **sample_prompts(state),
+    }
+
+
+def standings(at: str, state: RunState, status: str) -> Body:
+    """The leaderboard, and how far the run is."""
+    return {**_standing(at, state, status), "leaderboard": leaderboard(state)}
+
+
+def _standing(at: str, state: RunState, status: str) -> Body:
+    return {
+        "run_id": state.run_id,
+        "status": status,
+        "current_epoch": state.epochs_done,
+        "total_epochs": state.total_epochs,
+        "auto_stop_info": auto_stop_info(state.auto_stop),
+        "progress_percent": state.progress_percent,
+        "timestamp": at,
+    }
+
+
+def training_history(state: RunState) -> list[Body]:
+    """`epoch_end` of every epoch that holds, without what would repeat."""
+    told = []
+    for done in range(1, state.epochs_done + 1):
+        then = replace(state, committed=state.committed[max(0, done - 2) : done])
+        body = epoch_end(then.committed[-1], then)
+        told.append({name: value for name, value in body.items() if name not in _REPEATED})
+    return told
 
 
 def _accepted(event: RunAccepted, state: RunState) -> Body:
@@ -170,6 +239,15 @@ def sample_prompts(state: RunState) -> Body:
     """The prompts that `samples` answer; nothing where there are none."""
     prompts = state.config["training"].get("sample_prompts")  # runs of the first release know no such setting
     return {"sample_prompts": list(prompts)} if prompts else {}
+
+
+def detail(state: RunState | None) -> Body:
+    """What is told of a run beside its line in a listing where it is asked for alone: the leaderboard, and the answers
+    to its sample prompts by epoch and model. A run that was never accepted has none."""
+    if state is None:
+        return {"leaderboard": []}
+    said = [{"epoch": commit.epoch, **answers} for commit in state.committed if (answers := samples(commit))]
+    return {"leaderboard": leaderboard(state)} | ({**sample_prompts(state), "samples": said} if said else {})
 
 
 def auto_stop_info(info: AutoStop | None) -> Body | None:

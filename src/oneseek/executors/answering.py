@@ -7,6 +7,7 @@ standard output, while they are written. The process ends when who asked is gone
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import threading
@@ -76,13 +77,16 @@ class AnswerFinished(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
 
 
 Generated = TokenGenerated | AnswerFinished
+Begun = Callable[[subprocess.Popen[bytes]], object]
 Send = Callable[[Generated | Failure], None]
 
 decode_message: msgspec.json.Decoder[Generated | Failure] = msgspec.json.Decoder(Generated | Failure)
 
 
-def ask(questions: Questions) -> Iterator[Generated]:
+def ask(questions: Questions, begun: Begun = lambda _: None) -> Iterator[Generated]:
     """Every answer of one model as it is written, in the order of the prompts. Closing the iterator ends the process.
+
+    begun: told the process, so that another thread can kill it while this one waits for its next word.
 
     Raises:
         ModelError: the base model can't be loaded, or can't be asked this.
@@ -90,6 +94,7 @@ def ask(questions: Questions) -> Iterator[Generated]:
         StorageError: the disk failed.
     """
     with tempfile.TemporaryFile() as log, child.running("oneseek.executors.answering", log) as process:
+        begun(process)
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenPipeError):  # it has died, which the end of its output says

@@ -6,7 +6,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,22 +21,25 @@ from oneseek.files.durable import TEMP_SUFFIX, remove_directory, storage_errors
 _ADDRESS_SPACE = 8 * 2**30
 _COPIES = 4
 _SECONDS, _BYTES_PER_SECOND = 120, 10 * 2**20
+_BEAT = 0.5  # seconds
 
 _decode: msgspec.json.Decoder[tuple[str, ...] | Failure] = msgspec.json.Decoder(tuple[str, ...] | Failure)
 
 
-def convert_model(path: Path) -> tuple[str, ...]:
+def convert_model(path: Path, beat: Callable[[], None] = lambda: None) -> tuple[str, ...]:
     """Write the safetensors files of a model that has only pickled ones, beside these; the names of the new files.
 
     Nothing in the pickle is run: it is read as tensors alone, in a process of its own. However that ends, what it had
     not finished is gone when this returns or raises.
+
+    beat: called every half a second; what it raises ends the conversion.
 
     Raises:
         ModelError: it can't be read, or could not be written.
         StorageError: nothing can be written into the model's directory.
     """
     with _scratch(path) as scratch, child.running("oneseek.executors.converting", subprocess.DEVNULL) as process:
-        said, _ = process.communicate(encode((str(path), str(scratch))) + b"\n")
+        said = _answer(process, encode((str(path), str(scratch))) + b"\n", beat)
     if not said:
         raise ModelError(
             f"{path} could not be converted: its process ended with exit code {process.returncode}.",
@@ -46,6 +49,16 @@ def convert_model(path: Path) -> tuple[str, ...]:
     if isinstance(found, Failure):
         raise ModelError(found.problem, found.fix)
     return found
+
+
+def _answer(process: subprocess.Popen[bytes], order: bytes, beat: Callable[[], None]) -> bytes:
+    """What the process says in its whole life."""
+    while True:
+        try:
+            return process.communicate(order, timeout=_BEAT)[0]
+        except subprocess.TimeoutExpired:
+            order = b""  # it has been sent, or the pipe goes on with the rest of it
+            beat()
 
 
 @contextmanager

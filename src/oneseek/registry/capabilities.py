@@ -98,6 +98,34 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         """Whether its modules are not known yet, because it was not downloaded and nothing described it."""
         return self.source == "hub" and not self.linear_paths
 
+    def wire(self) -> dict[str, Any]:
+        """What programs are told of it."""
+        return {
+            "key": self.key,
+            "display_name": self.display_name,
+            "path": self.path,
+            "model_type": self.model_type,
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "size_bytes": self.size_bytes,
+            "context_length": self.context_length,
+            "has_chat_template": self.chat_template is not None,
+            "lora_targets": list(lora_targets(self, "auto")),
+            "linear_modules": [
+                {"name": part.name, "in": part.in_features, "out": part.out_features, "places": part.count}
+                for part in self.linear_modules
+            ],
+            "source": self.source,
+            "hub_id": self.hub_id,
+            "revision": self.revision,
+            "missing_bytes": self.missing_bytes,
+            "left_out": self.left_out,
+            "forbidden": self.forbidden,
+            "licence": self.licence,
+            "usable": self.usable,
+            "problems": [{"kind": part.kind, "problem": part.problem, "fix": part.fix} for part in self.problems],
+        }
+
 
 # -- a model -------------------------------------------------------------------------------------------------------
 

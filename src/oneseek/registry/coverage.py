@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -62,6 +62,17 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     def of(self, status: Status) -> tuple[ModuleCoverage, ...]:
         """The rows of one status."""
         return tuple(module for module in self.modules if module.status == status)
+
+    def wire(self) -> dict[str, Any]:
+        """What programs are told of it."""
+        sums = ("places", "trained_places", "parameters", "trained_parameters")
+        return {**msgspec.to_builtins(self), **{name: getattr(self, name) for name in sums}}
+
+
+def asked_for(names: Sequence[str]) -> str | Sequence[str]:
+    """What `coverage` takes for the names that somebody gave: none of them is `auto`."""
+    first = next(iter(names), "auto")
+    return first if first in ("auto", "all-linear") else names
 
 
 def coverage(info: ModelInfo, requested: str | Sequence[str]) -> Coverage:

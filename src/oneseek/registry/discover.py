@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from oneseek.errors import ModelError
 from oneseek.files.durable import sha256_bytes, sha256_file
-from oneseek.names import SLUG, collisions
+from oneseek.names import SLUG, collisions, match_selection
 from oneseek.registry.cache import Repository, repositories
 from oneseek.registry.capabilities import ModelInfo, model_info, model_type, with_problem
 from oneseek.registry.installed import causal_types, renamings
@@ -41,6 +42,10 @@ class Discovery(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[ModelInfo, ...]
     collisions: dict[str, list[str]]
     shadowed: dict[str, list[str]] = {}
+
+    def wire(self) -> list[dict[str, Any]]:
+        """What programs are told of the models."""
+        return [info.wire() | {"shadows": self.shadowed.get(info.key, [])} for info in self.models]
 
 
 class ModelDigests(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +91,18 @@ def discover(models_dir: Path, cache: Path | None = None) -> Discovery:
         collisions=clashes,
         shadowed=dict(shadowed),
     )
+
+
+def selected(names: Iterable[str], models_dir: Path, cache: Path | None = None) -> list[ModelInfo]:
+    """The base models of a selection that are here, each once. Nobody is asked where there are no names.
+
+    Raises:
+        SelectionError: a name means none, or several.
+        ModelError: as `discover`.
+    """
+    wanted = list(names)
+    known = {info.key: info for info in discover(models_dir, cache).models} if wanted else {}
+    return [known[key] for key in dict.fromkeys(match_selection(name, known) for name in wanted)]
 
 
 def describe(path: Path) -> ModelInfo:

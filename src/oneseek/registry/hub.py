@@ -208,6 +208,19 @@ def locate(wanted: str, found: Discovery, cache: Path) -> ModelInfo:
     return describe_remote(wanted)
 
 
+def pickled(model: ModelInfo) -> Path:
+    """The directory of a model that has no safetensors, to write them into.
+
+    Raises:
+        ModelError: it has them, or is not here.
+    """
+    if model.parameters:
+        raise ModelError(f"{model.display_name} has safetensors already.", "There is nothing to convert.")
+    if model.source == "hub":
+        raise ModelError(f"{model.display_name} is not here.", without_safetensors(str(model.hub_id)))
+    return Path(model.path)
+
+
 def remote_digests(info: ModelInfo) -> ModelDigests:
     """What the recipe records of a model that `describe_remote` described, before its weights are here: the hub knows
     the SHA-256 of every large file; the few small ones are fetched.

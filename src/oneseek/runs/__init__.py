@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 
+from oneseek.events import RunInterrupted, RunStopped
 from oneseek.events.state import RunState
 from oneseek.executors.answering import AnswerFinished, Generated, TokenGenerated
 from oneseek.files.layout import Home, RunDirectory
+from oneseek.runs import stopping
 from oneseek.runs.certify import Certified, certify
-from oneseek.runs.find import KnownRun, describe, dna_of, find, list_runs, status
+from oneseek.runs.devices import DeviceLock, Waiting, devices, unheard
+from oneseek.runs.find import KnownRun, describe, dna_of, find, list_runs, needs_no_process, status
 from oneseek.runs.generate import generate
 from oneseek.runs.importing import Imported, import_runs
 from oneseek.runs.old import OldRun, find_old, old_runs
@@ -51,6 +54,7 @@ __all__ = [
     "inspect",
     "is_running",
     "list_runs",
+    "needs_no_process",
     "nobody",
     "old_runs",
     "reproduce",
@@ -83,17 +87,39 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
 
 
-def complete(run: Recorder, home: Home, environment: Mapping[str, str] = os.environ) -> Result:
+def complete(
+    run: Recorder, home: Home, environment: Mapping[str, str] = os.environ, waiting: Waiting = unheard
+) -> Result:
     """Take an accepted run to its end, then seal it and enter it in the ledger. One that can't take it is no error: the
     run is complete, and `not_certified` says why.
+
+    environment: as of `certify`; what is trained on follows from this process's own.
+    waiting: told the name of the device, once, where another run has it.
 
     Raises:
         OneSeekError, KeyboardInterrupt: as in `train` and `certify`.
     """
-    with run:
-        train(run)
+    with run, DeviceLock(home, devices(os.environ)[0]) as device:
+        if run.state.over or _its_turn(run, device, waiting):
+            train(run)
     certified = certify(run.directory, home, environment) if run.state.over else None
     return result(run.directory, run.state, certified)
+
+
+def _its_turn(run: Recorder, device: DeviceLock, waiting: Waiting) -> bool:
+    """Wait until the device is the run's. False where it was asked to stop before that, which is recorded."""
+    try:
+        if device.taken():
+            return True
+        waiting(device.device)
+        while stopping.asked(run.directory) is None:
+            if device.taken():
+                return True
+    except KeyboardInterrupt:
+        run.record_if_possible(RunInterrupted(cause="Ctrl-C"))
+        raise
+    run.record(RunStopped())
+    return False
 
 
 def result(directory: RunDirectory, state: RunState, certified: Certified | None = None) -> Result:

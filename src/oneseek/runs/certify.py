@@ -21,6 +21,7 @@ from oneseek.journal.file import read
 from oneseek.ledger.entry import encode
 from oneseek.ledger.locate import open_ledger
 from oneseek.ledger.log import Log
+from oneseek.runs.find import engine_of
 
 PATIENCE = 60.0
 """Seconds to wait for another process that seals."""
@@ -45,7 +46,7 @@ def certify(directory: RunDirectory, home: Home, environment: Mapping[str, str] 
     environment: LEDGER_URL, LEDGER_TOKEN and LEDGER_PRIVATE_KEY_PATH are read from it.
 
     Raises:
-        RunError: it is not complete.
+        RunError: it is not complete, or was trained outside.
     """
     state = _complete(directory)
     if is_certified(directory):
@@ -64,6 +65,8 @@ def how_to_certify(directory: RunDirectory) -> str:
 
 def _complete(directory: RunDirectory) -> RunState:
     state = replay(record.event for record in read(directory.journal).records)
+    if state:
+        engine_of(state, "certified")
     if state is None or not state.over or directory.work.exists():
         raise RunError(
             f"{directory.run_id} is not complete, so it can't be certified.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from pydantic import ValidationError
@@ -12,8 +13,10 @@ from pydantic import ValidationError
 from oneseek.certificate.documents import dna_in
 from oneseek.certificate.seal import content, is_certified
 from oneseek.config.schema import TrainingConfig
-from oneseek.errors import CertificateInvalid, JournalDamaged, RunError
+from oneseek.engine.interface import EngineName
+from oneseek.errors import CertificateInvalid, JournalDamaged, RunError, RunUnknown
 from oneseek.events.state import RunState, replay
+from oneseek.events.wire import auto_stop_info
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.journal.file import read
 from oneseek.names import is_run_id, nearest_name
@@ -33,12 +36,38 @@ class KnownRun(msgspec.Struct, frozen=True, kw_only=True):
     dna: str | None = None
     problem: str | None = None
 
+    def wire(self) -> dict[str, Any]:
+        """A run for programs."""
+        body: dict[str, Any] = {
+            "run_id": self.run_id,
+            "status": self.status,
+            "created_at": self.created_at,
+            "certified_dir": str(self.directory),
+            "problem": self.problem,
+            "verifiable": self.status == "certified",
+        }
+        if self.state:
+            body |= {
+                "version": self.state.accepted.version,
+                "dna": self.dna,
+                "base_models": list(self.state.keys),
+                "multiModelMode": len(self.state.keys) > 1,
+                "current_epoch": self.state.epochs_done,
+                "total_epochs": self.state.total_epochs,
+                "progress_percent": self.state.progress_percent,
+                "auto_stop_info": auto_stop_info(self.state.auto_stop),
+                "champion": self.state.result.champion if self.state.result else None,
+                "failed_models": self.state.quarantined,
+            }
+        return body
+
 
 def find(run: str, home: Home) -> RunDirectory:
     """The run with an id, or at a path.
 
     Raises:
-        RunError: there is none, and the nearest id is named; or it is one of the old system.
+        RunUnknown: there is none, and the nearest id is named.
+        RunError: it is one of the old system.
     """
     if is_run_id(run):
         directory = Results(home.models).run(run)
@@ -47,7 +76,7 @@ def find(run: str, home: Home) -> RunDirectory:
         _refuse_old(run, home)
         known = [path.parent.name for path in Results(home.models).runs.glob("*/journal.jsonl")]
         near = nearest_name(run, known)
-        raise RunError(
+        raise RunUnknown(
             f"There is no run {run} in {Results(home.models).runs}.",
             f"Did you mean {near}?" if near else "`oneseek runs list` shows the runs there are.",
         )
@@ -55,7 +84,7 @@ def find(run: str, home: Home) -> RunDirectory:
     if run and os.path.isfile(path / "journal.jsonl"):  # noqa: PTH113  says no to a name that is too long
         return RunDirectory(path.resolve())
     _refuse_old(run, home)
-    raise RunError(
+    raise RunUnknown(
         f"{run!r} is neither a run id nor a run's directory.", "Write it as run-20251122-143025, or as its path."
     )
 
@@ -65,7 +94,7 @@ def place(run: str, home: Home) -> Path:
     is looked at.
 
     Raises:
-        RunError: there is none.
+        RunError: there is none; see `find`.
     """
     known = Results(home.models).run(run).root if is_run_id(run) else Path(run)
     if run and os.path.isdir(known):  # noqa: PTH112  says no to a name that is too long
@@ -145,10 +174,33 @@ def dna_of(directory: RunDirectory, state: RunState) -> str | None:
 def status(directory: RunDirectory, state: RunState | None) -> str:
     """What is true of a run now: a journal that says "training" without a process behind it was interrupted, a
     finished one whose `work/` is still there has not yet written all its files, and a completed one is certified when
-    its files prove it."""
+    its files prove it. One that is trained outside has no process here: it is what it was reported to be."""
     if state is None:
         return "interrupted"
+    if state.accepted.engine == "outside":
+        return state.status
     unfinished = state.status in ("preparing", "training", "stopping") or (state.over and directory.work.exists())
     if unfinished and not is_running(directory):
         return "interrupted"
     return "certified" if state.status == "completed" and is_certified(directory) else state.status
+
+
+def needs_no_process(state: RunState) -> bool:
+    """Whether a run goes on though nobody trains it here: it waits for its turn, or is trained outside."""
+    outside = state.accepted.engine == "outside" and state.status in ("preparing", "training")
+    return outside or state.status == "queued"
+
+
+def engine_of(state: RunState, done: str) -> EngineName:
+    """What trains a run here.
+
+    done: what was to be done with it, as `resumed`.
+    Raises:
+        RunError: it is trained outside.
+    """
+    if state.accepted.engine == "outside":
+        raise RunError(
+            f"{state.run_id} is trained by another program, which only reports how it goes: it can't be {done}.",
+            "Do that where it is trained.",
+        )
+    return state.accepted.engine

@@ -11,11 +11,11 @@ from oneseek.config.schema import TrainingConfig
 from oneseek.errors import ConfigError, ModelError, RunError, StorageError, WorkerFailed
 from oneseek.events import ModelVerified, SelectedModel
 from oneseek.events.state import RunState, replay
-from oneseek.executors.answering import Adapter, Generated, Questions, ask
+from oneseek.executors.answering import Adapter, Begun, Generated, Questions, ask
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import read
 from oneseek.names import match_selection
-from oneseek.runs.find import status
+from oneseek.runs.find import engine_of, status
 from oneseek.runs.publish import read_tensors
 from oneseek.runs.recorder import is_running
 from oneseek.runs.resume import how_to_go_on
@@ -33,6 +33,7 @@ def generate(
     seed: int = 0,
     system: str | None = None,
     base: bool = True,
+    begun: Begun = lambda _: None,
 ) -> Generator[Generated, None, None]:
     """Put every prompt to the verified models of a finished run, and tell their answers while they are written.
 
@@ -43,10 +44,12 @@ def generate(
     max_new_tokens: longest answer. temperature 0 takes the likeliest token each time; above it, tokens are drawn from
         the likeliest ones that have the probability `top_p` together, from `seed` on.
     system: a system message before each prompt, where the run's data were chats.
+    begun: told each process, so that another thread can kill it; closing the generator takes this thread. All of the
+        generator has to run on one thread: Linux kills a process whose parent thread ends.
 
     Raises, before anything is started:
         ConfigError: a prompt or a number can't be used.
-        RunError: the run has not finished, or a base model is not what its adapter was trained on.
+        RunError: the run has not finished, is trained outside, or a base model is not what its adapter was trained on.
         SelectionError: a name matches no verified model, or several.
         ModelError: a base model can't be read, or one of them can't be asked this.
         StorageError: an adapter is not what was verified.
@@ -93,16 +96,18 @@ def generate(
     ]
     for questions in asked:
         _require_askable(questions)
-    return _one_after_the_other(asked)
+    return _one_after_the_other(asked, begun)
 
 
-def _one_after_the_other(asked: Sequence[Questions]) -> Generator[Generated, None, None]:
+def _one_after_the_other(asked: Sequence[Questions], begun: Begun) -> Generator[Generated, None, None]:
     for questions in asked:
-        yield from ask(questions)
+        yield from ask(questions, begun)
 
 
 def _finished(directory: RunDirectory) -> RunState:
     state = replay(record.event for record in read(directory.journal).records)
+    if state:
+        engine_of(state, "asked")
     if state is None or not state.over or directory.work.exists():
         raise RunError(
             f"{directory.run_id} is {status(directory, state)} and has no adapters to ask yet.",

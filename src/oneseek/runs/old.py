@@ -65,6 +65,24 @@ class OldRun(msgspec.Struct, frozen=True, kw_only=True):
             return "Its journal.jsonl is missing."
         return "The old system kept neither a journal nor a signature: nothing can be compared with these files."
 
+    def wire(self) -> dict[str, Any]:
+        """An old run for programs, by the names that a run of ours has."""
+        return {
+            "run_id": self.name,
+            "old_name": self.old_name,
+            "status": self.status,
+            "verifiable": False,
+            "created_at": self.created_at,
+            "version": self.version,
+            "base_models": list(self.base_models),
+            "path": str(self.path),
+            "problem": self.problem,
+        }
+
+    def detail(self) -> dict[str, Any]:
+        """What programs are told of it beside that where they ask for it alone."""
+        return {"reason": self.reason, "documents": self.documents}
+
     @property
     def other_files(self) -> list[str]:
         """What else lies in its directory, relative to it; never opened."""
@@ -110,9 +128,18 @@ def find_old(run: str, home: Home) -> OldRun | None:
         if is_metadata(path) and is_ours(found, results_of(path)):
             raise RunError(f"{run} belongs to {found.run_id}.", f"oneseek runs show {found.run_id}")
         return found
-    named = [old for old in old_runs(home) if run in (old.name, old.old_name)]
+    return old_named(run, home)
+
+
+def old_named(name: str, home: Home) -> OldRun | None:
+    """What the old system left under a name, now or before it was imported; None where that is nothing of its.
+
+    Raises:
+        RunError: the name is that of several files.
+    """
+    named = [old for old in old_runs(home) if name in (old.name, old.old_name)]
     if len(named) > 1:
-        raise RunError(f"{run} is the name of several.", f"Write one of: {', '.join(str(old.path) for old in named)}.")
+        raise RunError(f"{name} is the name of several.", f"Write one of: {', '.join(str(old.path) for old in named)}.")
     return named[0] if named else None
 
 

@@ -34,6 +34,7 @@ from oneseek.files.layout import Results, RunDirectory
 from oneseek.journal.file import read
 from oneseek.names import format_version, version_of_file, versioned
 from oneseek.registry.safetensors import parse_safetensors_header
+from oneseek.runs.recorder import marks
 from oneseek.runs.turn import turn
 
 _COPY_OF = "oneseek-copy-of"  # marks a copy that stands for a link, and may be replaced
@@ -58,14 +59,14 @@ def publish(directory: RunDirectory, state: RunState) -> None:
         for path in directory.work.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path != directory.lock:  # we hold it; it goes when we let go
+            elif path not in marks(directory):  # they are ours, and go when we let go
                 path.unlink()
 
 
 def is_published(directory: RunDirectory) -> bool:
-    """Whether all of it was written: what it was written from goes last, and then only the lock is left of `work/`."""
+    """Whether all of it was written: what it was written from goes last, and of `work/` only our marks are left."""
     with storage_errors(directory.work):
-        return all(path == directory.lock for path in directory.work.glob("*"))
+        return set(directory.work.glob("*")) <= marks(directory)
 
 
 def _publish_adapters(directory: RunDirectory, state: RunState) -> list[Tensor]:

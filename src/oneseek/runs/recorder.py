@@ -6,8 +6,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, Self
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from oneseek.certificate.seal import is_certified
@@ -15,10 +17,11 @@ from oneseek.config.schema import TrainingConfig
 from oneseek.errors import RunError, StorageError
 from oneseek.events import DISPLAY_ONLY, AnyEvent, RunAccepted
 from oneseek.events.state import RunState, apply, begin, replay
-from oneseek.files.durable import make_directory, storage_errors, sweep
+from oneseek.files.durable import TEMP_SUFFIX, make_directory, storage_errors, sweep, write_bytes
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import Writer, read
 from oneseek.journal.record import Record
+from oneseek.runs.process import Process
 
 TRIES: Final = 100
 """To remove `work/`, each after a hundredth of a second."""
@@ -89,6 +92,8 @@ class Recorder:
     def close(self) -> None:
         """Let go of the run. One that is published loses its lock with the rest of `work/`."""
         self._writer.close()
+        with suppress(OSError):  # one that stays says nothing: who reads it looks whether that process lives
+            self.directory.process.unlink(missing_ok=True)
         self._lock.release()
         if self.state.over:
             remove_work(self.directory)
@@ -100,14 +105,20 @@ class Recorder:
         self.close()
 
 
+def marks(directory: RunDirectory) -> set[Path]:
+    """What a process leaves in `work/` by taking the run."""
+    return {directory.lock, directory.process, directory.process.with_name(directory.process.name + TEMP_SUFFIX)}
+
+
 def remove_work(directory: RunDirectory) -> None:
     """Remove `work/` once nothing but the lock is left in it. On Windows, who looks whether the run is running may have
     the lock open just now, or make it anew: only for an instant, so it is tried again."""
     with storage_errors(directory.work):
         for left in reversed(range(TRIES)):
             try:
-                if directory.work.exists() and set(directory.work.iterdir()) <= {directory.lock}:
-                    directory.lock.unlink(missing_ok=True)
+                if directory.work.exists() and set(directory.work.iterdir()) <= marks(directory):
+                    for mark in marks(directory):
+                        mark.unlink(missing_ok=True)
                     directory.work.rmdir()
                 return
             except OSError:
@@ -150,6 +161,7 @@ def _refuses(directory: RunDirectory) -> bool:
 
 
 def _take(directory: RunDirectory) -> FileLock:
+    """The run's lock, and beside it who has it."""
     with storage_errors(directory.work):
         make_directory(directory.work)
         lock = FileLock(directory.lock)
@@ -160,4 +172,9 @@ def _take(directory: RunDirectory) -> FileLock:
                 f"{directory.run_id} is running already.",
                 f"Watch it: oneseek runs watch {directory.run_id}. Stop it: oneseek stop {directory.run_id}.",
             ) from None
+    try:
+        write_bytes(directory.process, msgspec.json.encode(Process.this()))
+    except BaseException:
+        lock.release()
+        raise
     return lock

@@ -38,7 +38,7 @@ from oneseek.names import run_id
 from oneseek.preflight.facts import Facts
 from oneseek.registry.cache import Repository
 from oneseek.registry.discover import discover
-from oneseek.runs.find import status
+from oneseek.runs.find import engine_of, status
 from oneseek.runs.plan import differences
 from oneseek.runs.publish import read_tensors
 from oneseek.runs.recorder import Recorder, Watch, is_running, nobody
@@ -127,7 +127,8 @@ def reproduce(
     watch: shown the journal of the new run. warn: told, before the first step, what is not computed as it was then.
 
     Raises:
-        RunError: the run is not complete, or not what was sealed; or what it was trained on is not what it was then.
+        RunError: the run is not complete, trained outside, or not what was sealed; or what it was trained on is not
+            what it was then.
         ConfigError: a validation dataset is named, and the run had none.
         ModelError: a base model can't be read.
         JournalDamaged: the run's journal is not what was written.
@@ -164,6 +165,8 @@ def reproduce(
 
 def _complete(directory: RunDirectory) -> tuple[RunState, RunPlanned]:
     state = replay(record.event for record in read(directory.journal).records)
+    if state:
+        engine_of(state, "reproduced")
     if state is None or state.planned is None or not state.over or directory.work.exists():
         raise RunError(
             f"{directory.run_id} is {status(directory, state)}: it has no weights yet that could be reproduced.",

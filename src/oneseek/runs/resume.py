@@ -8,6 +8,7 @@ from oneseek.errors import RunError
 from oneseek.events import RunResumed
 from oneseek.files.layout import RunDirectory
 from oneseek.runs import stopping
+from oneseek.runs.find import engine_of
 from oneseek.runs.recorder import Recorder, Watch, nobody
 from oneseek.runs.unchanged import changes
 
@@ -16,11 +17,12 @@ def resume(directory: RunDirectory, watch: Watch = nobody) -> Recorder:
     """Take up a run where its last committed epoch left it. Its configuration is the one in its journal.
 
     Raises:
-        RunError: it is complete, running, or its dataset or a base model is not what it was.
+        RunError: it is complete, running, trained outside, or its dataset or a base model is not what it was.
         JournalDamaged: its journal is not what was written.
     """
     run = Recorder.reopen(directory, watch)
     try:
+        engine_of(run.state, "resumed")
         stopping.forget(directory)
         if not run.state.over:
             if changed := changes(run.state):

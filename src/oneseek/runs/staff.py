@@ -22,13 +22,15 @@ from oneseek.events import DatasetUsed, MemoryNeed, RunPlanned
 from oneseek.executors.crew import Crew, Outbox, Worker
 from oneseek.executors.inline import InlineWorker
 from oneseek.executors.processes import ProcessWorker
+from oneseek.runs.find import engine_of
 from oneseek.runs.recorder import Recorder
 
 
 @contextmanager
 def staff(run: Recorder, poll: Callable[[], None], like: RunPlanned | None = None) -> Iterator[Crew]:
     """The crew of a run. One that has no plan of its own yet gets what `like`, the plan of another, gave its models."""
-    accepted, inline = run.state.accepted, run.config.execution.executor == "inline"
+    accepted, engine = run.state.accepted, engine_of(run.state, "trained")
+    inline = run.config.execution.executor == "inline"
     needs = {model.key: model.memory for model in accepted.models}
     at_once, shares = shared(needs, run.config)
     if planned := run.state.planned or like:
@@ -36,7 +38,7 @@ def staff(run: Recorder, poll: Callable[[], None], like: RunPlanned | None = Non
     crew = Crew(
         {
             model.key: assignment(
-                accepted.engine,
+                engine,
                 accepted.dataset,
                 run.config,
                 key=model.key,

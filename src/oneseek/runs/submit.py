@@ -29,7 +29,7 @@ from oneseek.preflight.finding import Finding, PreflightError
 from oneseek.preflight.gather import gather
 from oneseek.registry.capabilities import ModelInfo, lora_targets
 from oneseek.runs.prepare import digests_of
-from oneseek.runs.recorder import Recorder, Watch, nobody
+from oneseek.runs.recorder import Recorder, Watch, marks, nobody
 from oneseek.runs.turn import turn
 
 
@@ -54,7 +54,7 @@ def submit(
     models = tuple(_selected(model, config, facts.longest_row(model.key)) for model in facts.models)
     dataset = dataset_used(facts, config)
     with turn(results):
-        _sweep_abandoned(results)
+        sweep_abandoned(results)
         version = _free_version(results, config.output.version)
         directory = _reserve_run(results, now())
         create_exclusively(results.reservation(version), directory.run_id.encode() + b"\n")
@@ -137,8 +137,9 @@ def _quarantine(dataset: DatasetUsed, directory: RunDirectory) -> None:
             quarantine(Path(dataset.validation_path), directory.validation_quarantine)
 
 
-def _sweep_abandoned(results: Results) -> None:
-    """Remove what a process left that was killed between reserving a run and beginning its journal."""
+def sweep_abandoned(results: Results) -> None:
+    """Remove what a process left that was killed between reserving a run and beginning its journal. For whoever has the
+    turn."""
     with storage_errors(results.runs):
         for path in results.runs.glob("run-*"):
             if is_run_id(path.name) and _was_only_reserved(RunDirectory(path)):
@@ -153,8 +154,8 @@ def _was_only_reserved(directory: RunDirectory) -> bool:
     """Whether nothing is there but what a beginning leaves; runs of the old system have no journal either."""
     if directory.root.is_symlink() or not directory.root.is_dir():
         return False
-    beginning = {directory.work, directory.lock, directory.journal}
-    beginning |= {directory.quarantine, directory.validation_quarantine}
+    beginning = {directory.work, directory.journal, directory.quarantine, directory.validation_quarantine}
+    beginning |= marks(directory)
     nothing_else = beginning.issuperset(directory.root.rglob("*"))
     return nothing_else and not (directory.journal.exists() and begins(directory.journal))
 

@@ -204,7 +204,8 @@ def read_history(directory: Directory) -> History:
     """The journal, folded block by block, in a time that grows with its length and no faster.
 
     Raises:
-        CertificateInvalid: it is missing, too large, or no run wrote such records in this order.
+        CertificateInvalid: it is missing, too large, of a run that is trained outside, or no run wrote such records in
+            this order.
         JournalDamaged: a record is not what was written, or is not whole.
     """
     if (there := directory.files.get(JOURNAL, 0)) > LARGEST_JOURNAL:
@@ -222,6 +223,8 @@ def read_history(directory: Directory) -> History:
             if state is None:
                 state = begin(last.event)
                 keys = _keys(state.accepted)
+                if state.accepted.engine == "outside":
+                    raise CertificateInvalid(f"{JOURNAL} is what another program told: its run is never certified.")
                 continue
             if fault := _fault(state, keys, last.event):
                 raise CertificateInvalid(f"Record {last.seq} of {JOURNAL}, {type(last.event).__name__}: {fault}.")

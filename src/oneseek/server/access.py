@@ -1,0 +1,47 @@
+"""Who may ask for what: the one table. What does not stand in it is closed to everybody who is not known, and needs
+`read` to be read and `run` for everything else."""
+
+from __future__ import annotations
+
+from oneseek.state.access import Scope
+
+SOCKET = "WEBSOCKET"
+"""The method of a request for a socket, which has none of its own."""
+
+SAFE = frozenset({"GET", "HEAD"})
+"""Methods that change nothing, and that browsers send without saying from which page."""
+
+PUBLIC = frozenset(
+    {
+        ("GET", "/healthz"),
+        ("GET", "/api/session"),
+        ("POST", "/api/setup"),
+        ("POST", "/api/login"),
+    }
+)
+"""Methods and paths, letter by letter, for which nobody has to be known."""
+
+EVERYBODYS = frozenset({("POST", "/api/logout")})
+"""What changes something and yet is for everybody who is known."""
+
+ADMINISTRATION = ("/api/passphrase", "/api/sessions", "/api/tokens")
+"""Every path that begins so is the administrator's, whatever follows: routes take more than one spelling of a path."""
+
+_SCOPES: tuple[Scope, ...] = ("read", "run", "admin")
+
+
+def scope_of(method: str, path: str) -> Scope | None:
+    """The scope that a request needs; None where it needs none.
+
+    path: decoded, exactly as the routes are compared with.
+    """
+    if (method, path) in PUBLIC:
+        return None
+    if path.startswith(ADMINISTRATION):
+        return "admin"
+    return "read" if method in SAFE or method == SOCKET or (method, path) in EVERYBODYS else "run"
+
+
+def suffices(scope: Scope, needed: Scope) -> bool:
+    """Whether a scope allows what needs another: read < run < admin."""
+    return _SCOPES.index(scope) >= _SCOPES.index(needed)

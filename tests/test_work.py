@@ -1,0 +1,142 @@
+"""Work in other processes: they can be lost, and nothing but what they were at is lost with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from oneseek.errors import Failed
+from oneseek.preflight.finding import Finding, PreflightError
+from oneseek.server.work import Work
+
+FINDING = Finding(severity="error", field="lora.r", problem="It is 0.", fix="Set it to 8.")
+
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    with Work(2) as found:
+        yield found
+
+
+def refuse() -> None:
+    raise PreflightError([FINDING])
+
+
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep_in(place: Path) -> None:
+    (place / str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def wait_for(place: Path) -> int:
+    """The process that has begun to sleep."""
+    while not (found := list(place.iterdir())):
+        time.sleep(0.01)
+    return int(found[0].name)
+
+
+def test_it_is_done_in_another_process(work: Work) -> None:
+    assert work.submit(os.getpid).result() != os.getpid()
+
+
+def test_an_error_comes_with_all_that_it_carries(work: Work) -> None:
+    error = work.submit(refuse).exception()
+
+    assert isinstance(error, PreflightError)
+    assert error.findings == (FINDING,)
+
+
+def test_what_a_killed_process_was_at_is_said_to_be_lost_and_the_next_thing_is_done(work: Work) -> None:
+    lost = work.submit(be_killed).exception()
+
+    assert isinstance(lost, Failed)
+    assert "Try again" in lost.fix
+    assert work.submit(pow, 2, 10).result() == 1024
+
+
+def test_a_process_that_is_killed_while_it_has_nothing_to_do_costs_nobody_anything(work: Work) -> None:
+    for _ in range(3):
+        idle = work.submit(os.getpid).result()
+        os.kill(idle, signal.SIGKILL)
+        psutil.Process().children()  # whoever is gone is reaped
+        while psutil.pid_exists(idle) and psutil.Process(idle).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        time.sleep(0.1)
+
+        assert work.submit(pow, 2, 10).result() == 1024
+
+
+def test_threads_that_come_and_go_take_no_process_with_them(work: Work) -> None:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(work.submit(os.getpid).result()))
+    thread.start()
+    thread.join()
+    time.sleep(0.2)
+
+    assert work.submit(os.getpid).result() == found[0]
+
+
+def test_a_thing_that_nobody_waits_for_any_more_is_ended_in_the_middle(tmp_path: Path) -> None:
+    work = Work(1)
+    running = work.submit(sleep_in, tmp_path)
+    waiting = [work.submit(pow, 2, number) for number in range(5)]
+    process = psutil.Process(wait_for(tmp_path))
+    began = time.monotonic()
+
+    work.shutdown(cancel_futures=True)
+
+    assert time.monotonic() - began < 10
+    assert not process.is_running()
+    assert isinstance(running.exception(10), Failed)
+    assert [type(each.exception(10)) for each in waiting] == [Failed] * 5
+
+
+def test_what_is_under_way_can_be_waited_for() -> None:
+    with Work(1) as work:
+        found = [work.submit(pow, 2, number) for number in range(5)]
+
+    assert [each.result(0) for each in found] == [1, 2, 4, 8, 16]
+
+
+def test_ctrl_c_at_the_terminal_ends_none(work: Work) -> None:
+    process = work.submit(os.getpid).result()
+    os.kill(process, signal.SIGINT)
+
+    assert work.submit(os.getpid).result() == process
+
+
+SERVER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_work import sleep_in
+from oneseek.server.work import Work
+if __name__ == "__main__":
+    work = Work(1)
+    work.submit(sleep_in, Path(sys.argv[1]))
+    time.sleep(60)
+"""
+
+
+def test_processes_end_with_the_server_however_it_ends(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    (tmp_path / "server.py").write_text(SERVER)
+    command = [sys.executable, str(tmp_path / "server.py"), str(place), str(Path(__file__).parent)]
+    with subprocess.Popen(command) as server:
+        orphan = psutil.Process(wait_for(place))
+        server.kill()
+
+    assert psutil.wait_procs([orphan], timeout=10)[1] == []
