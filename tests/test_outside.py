@@ -323,3 +323,15 @@ def test_the_command_line_shows_it(home: Home, command: str, monkeypatch: pytest
     assert RUN in said.output
     assert "resume" not in said.output
     assert "ledger submit" not in said.output
+
+
+def test_what_is_not_reported_is_not_known_rather_than_nought(home: Home) -> None:
+    tell(home, 1, 3.0, 4.0)
+    state = tell(home, 2, 3.5, 4.5)
+
+    result = state.committed[-1].results[ALFA]
+    assert (result.train_loss, result.learning_rate, result.tokens_per_second) == (None, None, None)
+    body = epoch_end(state.committed[-1], state)
+    assert body["train_losses"] == {ALFA: None, BETA: None}
+    assert body["overfitting"] == []
+    assert leaderboard(state)[0]["tokens_per_second"] is None

@@ -180,18 +180,18 @@ class EpochFinished(Event, frozen=True, kw_only=True):
 
     Where preferences are learned, losses are those of DPO, per pair, and `preference` says how far they were learned.
     `samples` are the answers to `training.sample_prompts`. `checkpoint` is the SHA-256 of the checkpoint's manifest.
-    Nothing of it counts before EpochCommitted.
+    Nothing of it counts before EpochCommitted. None is what another program did not report of a run of its own.
     """
 
     model: str
     epoch: int
-    train_loss: float
+    train_loss: float | None
     val_loss: float
     bits_per_byte: float | None
-    learning_rate: float
-    gradient_norm: float
-    tokens_per_second: float
-    memory_bytes: int
+    learning_rate: float | None
+    gradient_norm: float | None
+    tokens_per_second: float | None
+    memory_bytes: int | None
     checkpoint: str
     preference: Preference | None = None
     samples: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ Names and types of `epoch_end` are those that listeners of the old system know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import to_builtins
@@ -47,6 +47,11 @@ def wire(seq: int, at: str, event: Event, state: RunState) -> Body:
     """A record on the wire. `state` is the run after it; `seq` is the journal's, so gaps are allowed."""
     kind = _TABLE[type(event)][0]
     return {"type": kind, "seq": seq, "run_id": state.run_id, **_body(event, state), "timestamp": at}
+
+
+def kinds() -> Iterator[tuple[str, type[Event]]]:
+    """Every `type` of an object on the wire, with the event that it tells of. One of them tells of two."""
+    return ((kind, event) for event, (kind, _) in _TABLE.items())
 
 
 def _body(event: Event, state: RunState) -> Body:
@@ -261,7 +266,9 @@ def overfits(state: RunState, key: str) -> bool:
     if state.epochs_done < 2:
         return False
     before, after = (commit.results.get(key) for commit in state.committed[-2:])
-    return bool(before and after and after.val_loss > before.val_loss and after.train_loss < before.train_loss)
+    if not before or not after or before.train_loss is None or after.train_loss is None:
+        return False
+    return after.val_loss > before.val_loss and after.train_loss < before.train_loss
 
 
 def leaderboard(state: RunState) -> list[Body]:

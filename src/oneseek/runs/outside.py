@@ -248,17 +248,16 @@ def _model(name: str) -> SelectedModel:
 
 
 def _result(key: str, loss: float, said: Report) -> EpochFinished:
-    """What is not reported is 0."""
     return EpochFinished(
         model=key,
         epoch=said.epoch,
-        train_loss=said.train_losses.get(key) or 0.0,
+        train_loss=said.train_losses.get(key),
         val_loss=loss,
         bits_per_byte=said.bits_per_byte.get(key),
-        learning_rate=said.lr_multipliers.get(key, 0.0),
-        gradient_norm=0.0,
-        tokens_per_second=0.0,
-        memory_bytes=0,
+        learning_rate=said.lr_multipliers.get(key),
+        gradient_norm=None,
+        tokens_per_second=None,
+        memory_bytes=None,
         checkpoint="",
     )
 

@@ -15,6 +15,7 @@ from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -22,6 +23,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oneseek import __version__
@@ -65,25 +67,26 @@ class Metrics:
         self.received = Counter(
             "oneseek_received_bytes", "Bytes of what was sent with requests.", ("route",), registry=self._registry
         )
-        self._registry.register(_Now(runs, live))
+        self._live = live
+        self._viewers = Gauge("oneseek_viewers", "Who watches a run just now.", registry=self._registry)
+        self._registry.register(_Now(runs))
         ProcessCollector(registry=self._registry)
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """All of them, in the text format of Prometheus.
 
         Raises:
             OneSeekError: runs or the queue can't be read.
         """
-        return generate_latest(self._registry)
+        self._viewers.set(self._live.viewers)  # here, in the event loop in which they come and go
+        return await run_in_threadpool(generate_latest, self._registry)
 
 
 class _Now(Collector):
-    def __init__(self, runs: Supervisor, live: Live) -> None:
+    def __init__(self, runs: Supervisor) -> None:
         self._runs = runs
-        self._live = live
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield GaugeMetricFamily("oneseek_viewers", "Who watches a run just now.", self._live.viewers)
         statuses = Tally(run.status for run in self._runs.active())
         yield _gauge("oneseek_runs", "Runs that go on.", "status", dict.fromkeys(ACTIVE, 0) | statuses)
         waiting = Tally(place.device for place in self._runs.places() if place.position is not None)
@@ -142,9 +145,9 @@ def routes(metrics: Metrics, access: Access, home: Home) -> APIRouter:
         return answer(well)
 
     @router.get("/metrics", responses=_metrics_text() | refuses(507))
-    def figures() -> Response:
+    async def figures() -> Response:
         """What Prometheus reads: https://prometheus.io/docs/instrumenting/exposition_formats/"""
-        return Response(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(await metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from oneseek.errors import ConfigError
 from oneseek.files.layout import Home
-from oneseek.ledger.client import is_this_machine
 from oneseek.runs.devices import devices as devices_there
 from oneseek.runs.queue import Supervisor
 from oneseek.server import log
@@ -104,7 +103,7 @@ def _named(host: str, allowed: Sequence[str], public_url: str, *, behind_proxy: 
             "Behind a proxy, browsers ask for OneSeek by another address than its own.",
             "Give that address too: --behind-proxy --public-url https://NAME",
         )
-    if is_this_machine(host) or host not in _ANYWHERE:
+    if host not in _ANYWHERE:
         return [*allowed, f"[{host}]" if ":" in host else host]
     if not allowed and not public_url:
         raise ConfigError(

@@ -109,7 +109,8 @@ def _check_decided(before: RunState, event: EpochCommitted | RunFinished, config
     else:
         where = f"epoch {event.epoch}"
         for key, result in event.results.items():
-            if not all(map(math.isfinite, (result.train_loss, result.val_loss, result.bits_per_byte or 0))):
+            losses = (result.train_loss, result.val_loss, result.bits_per_byte or 0)
+            if any(loss is None or not math.isfinite(loss) for loss in losses):
                 raise CertificateInvalid(f"{JOURNAL}, {where}: a loss of {key} is not finite.")
             if (result.model, result.epoch) != (key, event.epoch):
                 raise CertificateInvalid(f"{JOURNAL}, {where}: {key} has a result of {result.model}, {result.epoch}.")
