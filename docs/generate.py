@@ -8,10 +8,11 @@ from pathlib import Path
 
 from oneseek.config import reference
 from oneseek.preflight import reference as rules
+from oneseek.server import reference as api
 
 DOCS = Path(__file__).parent
 
-PAGES: dict[str, Callable[[str], str]] = {"configuration.md": reference.page, "rules.md": rules.page}
+PAGES: dict[str, Callable[[str], str]] = {"configuration.md": reference.page, "rules.md": rules.page, "api.md": api.page}
 
 
 def outdated(docs: Path) -> dict[Path, str]:
