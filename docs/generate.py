@@ -12,7 +12,11 @@ from oneseek.server import reference as api
 
 DOCS = Path(__file__).parent
 
-PAGES: dict[str, Callable[[str], str]] = {"configuration.md": reference.page, "rules.md": rules.page, "api.md": api.page}
+PAGES: dict[str, Callable[[str], str]] = {
+    "configuration.md": reference.page,
+    "rules.md": rules.page,
+    "api.md": api.page,
+}
 
 
 def outdated(docs: Path) -> dict[Path, str]:

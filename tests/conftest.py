@@ -40,6 +40,8 @@ def _no_network() -> None:
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("BASE_MODELS", "MODELS_DIR", "ONESEEK_HOME", "LEDGER_PRIVATE_KEY_PATH", "LEDGER_URL", "LEDGER_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("ONESEEK_SERVER", "ONESEEK_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "huggingface"))

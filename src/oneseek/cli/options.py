@@ -109,6 +109,22 @@ def given(values: Mapping[str, Any], assigned: Iterable[str]) -> dict[str, Any]:
     return flags
 
 
+def server() -> list[click.Parameter]:
+    """`--server`: the address of a OneSeek server, or None. Its token is an environment variable alone."""
+    return [
+        click.Option(
+            ["--server"],
+            metavar="URL",
+            envvar="ONESEEK_SERVER",
+            help="Do it at a OneSeek server, with the token in ONESEEK_TOKEN.",
+        )
+    ]
+
+
+def no_watch() -> list[click.Parameter]:
+    return [click.Option(["--no-watch"], is_flag=True, help="With --server: don't stay until the run ends.")]
+
+
 def as_json() -> list[click.Parameter]:
     return [click.Option(["--json", "as_json"], is_flag=True, help="For programs.")]
 

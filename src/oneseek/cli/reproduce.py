@@ -16,7 +16,7 @@ from oneseek import runs
 from oneseek.api import home
 from oneseek.cli import options
 from oneseek.cli.output import terminal, write_line
-from oneseek.cli.watching import watching
+from oneseek.cli.watching import waiting, watching
 from oneseek.runs.reproduce import AdapterReproduced, Reproduction
 from oneseek.runs.reproduce import reproduce as train_again
 
@@ -67,6 +67,7 @@ def reproduce(
             keep=keep,
             watch=watch,
             warn=lambda differences: click.echo(f"! Not as it was then: {'; '.join(differences)}", err=True),
+            waiting=waiting,
         )
     if as_json:
         write_line(found.wire())

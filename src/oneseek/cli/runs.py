@@ -14,7 +14,7 @@ from rich.text import Text
 
 from oneseek import runs as door
 from oneseek.api import home
-from oneseek.cli import old_page, options
+from oneseek.cli import old_page, options, remote
 from oneseek.cli.old_page import named
 from oneseek.cli.output import terminal, visible, write_json
 from oneseek.cli.watching import watching
@@ -98,10 +98,13 @@ def show(run: str, root: Path | None, models_dir: Path | None, as_json: bool) ->
         console.print(Text(f"  {file.relative_to(directory.root)}", style="dim"), soft_wrap=True)
 
 
-@runs.command(params=[*options.places(), *options.as_json()])
+@runs.command(params=[*options.places(), *options.server(), *options.as_json()])
 @click.argument("run")
-def watch(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+def watch(run: str, root: Path | None, models_dir: Path | None, server: str | None, as_json: bool) -> None:
     """Follow a run that another process trains, until it ends. Leaving (Ctrl-C) does not touch it."""
+    if server:
+        remote.watch(server, run, as_json=as_json)
+        return
     directory = door.find(run, home(root, models_dir))
     reader = Reader(directory.journal)
     state: RunState | None = None

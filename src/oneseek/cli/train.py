@@ -11,19 +11,30 @@ import click
 
 from oneseek import runs
 from oneseek.api import home
-from oneseek.cli import options
-from oneseek.cli.watching import watching
+from oneseek.cli import options, remote
+from oneseek.cli.watching import waiting, watching
 from oneseek.files.layout import Home
 from oneseek.runs import Recorder, Watch
 from oneseek.runs.resume import how_to_go_on
 
 
-@click.command(cls=options.ListsCommand, params=[*options.settings(), *options.places(), *options.as_json()])
+@click.command(
+    cls=options.ListsCommand,
+    params=[
+        *options.settings(),
+        *options.places(),
+        *options.server(),
+        *options.no_watch(),
+        *options.as_json(),
+    ],
+)
 def train(
     root: Path | None,
     models_dir: Path | None,
     config_file: Path | None,
     assigned: tuple[str, ...],
+    server: str | None,
+    no_watch: bool,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -34,36 +45,52 @@ def train(
 
     \b
     oneseek train --dataset rows.jsonl --base-models mistral-7b llama-2-7b --epochs 3
+    oneseek train --dataset rows.jsonl --base-models mistral-7b --server https://oneseek.example.org
+
+    With --server the dataset is sent there unless it is there already, and the run goes on without this command.
     """
     resolved = options.resolved(config_file, values, assigned)
+    if server:
+        remote.train(server, resolved, watched=not no_watch, as_json=as_json)
+        return
+    _refuse_to_leave(no_watch)
     at = home(root, models_dir)
     _carry_out(
         lambda watch: runs.submit(resolved.config, at, problems=resolved.problems, watch=watch), at, as_json=as_json
     )
 
 
-@click.command(params=[*options.places(), *options.as_json()])
+@click.command(params=[*options.places(), *options.server(), *options.no_watch(), *options.as_json()])
 @click.argument("run")
-def resume(run: str, root: Path | None, models_dir: Path | None, as_json: bool) -> None:
+def resume(
+    run: str, root: Path | None, models_dir: Path | None, server: str | None, no_watch: bool, as_json: bool
+) -> None:
     """Go on with a run that was stopped or broken off. RUN is its id or its directory.
 
     \b
     oneseek resume run-20251122-143025
     """
+    if server:
+        remote.resume(server, run, watched=not no_watch, as_json=as_json)
+        return
+    _refuse_to_leave(no_watch)
     at = home(root, models_dir)
     directory = runs.find(run, at)
     _carry_out(lambda watch: runs.resume(directory, watch), at, as_json=as_json)
 
 
-@click.command(params=options.places())
+@click.command(params=[*options.places(), *options.server()])
 @click.option("--now", is_flag=True, help="Don't wait for the end of the epoch; what it did is lost.")
 @click.argument("run")
-def stop(run: str, root: Path | None, models_dir: Path | None, now: bool) -> None:
+def stop(run: str, root: Path | None, models_dir: Path | None, server: str | None, now: bool) -> None:
     """Ask a running run to stop after the epoch that it is in. RUN is its id or its directory.
 
     \b
     oneseek stop run-20251122-143025
     """
+    if server:
+        remote.stop(server, run, now=now)
+        return
     directory = runs.find(run, home(root, models_dir))
     runs.stop(directory, now=now)
     when = "at once" if now else "after this epoch"
@@ -77,7 +104,7 @@ def _carry_out(take_up: Callable[[Watch], Recorder], at: Home, *, as_json: bool)
     try:
         with watching(as_json=as_json) as watch:
             run = take_up(watch)
-            result = runs.complete(run, at, waiting=_told)
+            result = runs.complete(run, at, waiting=waiting)
     except KeyboardInterrupt:
         if run:
             hint = how_to_go_on(run.directory)
@@ -86,8 +113,9 @@ def _carry_out(take_up: Callable[[Watch], Recorder], at: Home, *, as_json: bool)
     watch.conclude(result, run.state)
 
 
-def _told(device: str) -> None:
-    click.echo(f"{device} is busy; waiting for its turn. Ctrl-C leaves.", err=True)
+def _refuse_to_leave(no_watch: bool) -> None:
+    if no_watch:
+        raise click.UsageError("--no-watch leaves a run to a server: name that with --server URL.")
 
 
 def _interrupt(*_: object) -> None:

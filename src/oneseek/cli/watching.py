@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import click
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -41,10 +42,15 @@ _METRICS = {"bits_per_byte": "bits/byte", "val_loss": "validation loss"}
 
 
 class Watching(Protocol):
-    """Is shown every record with the state after it, and the result at the end."""
+    """Is shown every record with the state after it, and the result at the end; `server`: the address where it is."""
 
     def __call__(self, record: Record, state: RunState) -> None: ...
-    def conclude(self, result: Result, state: RunState) -> None: ...
+    def conclude(self, result: Result, state: RunState, server: str = "") -> None: ...
+
+
+def waiting(device: str) -> None:
+    """Say that another run has the device."""
+    click.echo(f"{device} is busy; waiting for its turn. Ctrl-C leaves.", err=True)
 
 
 @contextmanager
@@ -68,7 +74,7 @@ class JsonLines:
     def __call__(self, record: Record, state: RunState) -> None:
         write_line(wire(record.seq, record.at, record.event, state))
 
-    def conclude(self, result: Result, state: RunState) -> None:
+    def conclude(self, result: Result, state: RunState, server: str = "") -> None:
         write_line(result.wire())
 
 
@@ -88,9 +94,9 @@ class Lines:
         if isinstance(record.event, EpochCommitted):
             self._console.print(_epoch_line(state), soft_wrap=True)
 
-    def conclude(self, result: Result, state: RunState) -> None:
+    def conclude(self, result: Result, state: RunState, server: str = "") -> None:
         self._console.print(board(state, None))
-        for line in concluded(result, state):
+        for line in concluded(result, state, server):
             self._console.print(line, soft_wrap=True)
 
 
@@ -110,8 +116,8 @@ class Board:
             self._live.console.print(line)
         self._live.update(board(state, self._clock.left(state)))
 
-    def conclude(self, result: Result, state: RunState) -> None:
-        self._lines.conclude(result, state)
+    def conclude(self, result: Result, state: RunState, server: str = "") -> None:
+        self._lines.conclude(result, state, server)
 
 
 class Clock:
@@ -266,8 +272,8 @@ def _epoch_line(state: RunState) -> Text:
     )
 
 
-def concluded(result: Result, state: RunState) -> Iterator[Text]:
-    """The result, in words."""
+def concluded(result: Result, state: RunState, server: str = "") -> Iterator[Text]:
+    """The result, in words. server: the address where the run is; "" where it is here."""
     if result.champion:
         names = {model.key: model.display_name for model in state.accepted.models}
         yield Text(f"Champion: {names[result.champion]}", style="bold green")
@@ -281,9 +287,11 @@ def concluded(result: Result, state: RunState) -> Iterator[Text]:
         return
     if result.status == "completed":
         yield Text(f"Not certified yet. {result.not_certified or ''}".rstrip(), style="yellow")
-        yield Text(how_to_certify(RunDirectory(Path(result.certified_dir))))
+        here = how_to_certify(RunDirectory(Path(result.certified_dir)))
+        yield Text(f"Try again with: POST {server}/api/runs/{result.run_id}/certify" if server else here)
     if result.status in ("stopped", "interrupted", "failed"):
-        yield Text(how_to_go_on(RunDirectory(Path(result.certified_dir))))
+        here = how_to_go_on(RunDirectory(Path(result.certified_dir)))
+        yield Text(f"Go on with: oneseek resume {result.run_id} --server {server}" if server else here)
 
 
 def _number(value: float | None, form: str) -> str:

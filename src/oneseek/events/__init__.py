@@ -145,6 +145,8 @@ class RunPlanned(Event, frozen=True, kw_only=True):
 
 
 class EpochStarted(Event, frozen=True, kw_only=True):
+    """Every live model begins an epoch. `learning_rates` are those after its weight."""
+
     epoch: int
     learning_rates: dict[str, float]
 
@@ -257,6 +259,8 @@ class EpochCommitted(Event, frozen=True, kw_only=True):
 
 
 class AutoStopTriggered(Event, frozen=True, kw_only=True):
+    """Nothing more is learned: no epoch follows. `current_change` is that of the ranked metric."""
+
     epoch: int
     current_change: float | None
     threshold: float
@@ -292,6 +296,8 @@ class RunResumed(Event, frozen=True, kw_only=True):
 
 
 class RunFailed(Event, frozen=True, kw_only=True):
+    """No model is left to train, none could be verified, or the disk failed."""
+
     problem: str
     fix: str = ""
 

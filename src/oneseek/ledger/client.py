@@ -125,7 +125,7 @@ class Client(Log):
         self._key: VerifierKey | None = None
         self._seen: Checkpoint | None = None
         self._tree: ServedTree | None = None
-        self._http = _http()
+        self._http = http_client()
         self._deadline = _Deadline()
 
     @property
@@ -301,7 +301,7 @@ class Client(Log):
         """What it means that no answer came."""
         if self._deadline.over:
             return self._too_slow()
-        failure = _tls_failure(error)
+        failure = tls_failure(error)
         if isinstance(failure, ssl.SSLCertVerificationError):
             why = _words(getattr(failure, "verify_message", "") or failure.reason)
             return LedgerUnavailable(
@@ -432,19 +432,23 @@ def is_this_machine(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def usable_token(token: str | None) -> str | None:
-    """LEDGER_TOKEN as a header can carry it; None where there is none.
+def usable_token(token: str | None, variable: str = "LEDGER_TOKEN") -> str | None:
+    """A token as a header can carry it; None where there is none. variable: where it comes from.
 
     Raises:
         ConfigError: no header can carry it. It is not repeated.
     """
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise ConfigError("LEDGER_TOKEN holds characters that no token has.", "Set LEDGER_TOKEN anew.")
+        raise ConfigError(f"{variable} holds characters that no token has.", f"Set {variable} anew.")
     return token or None
 
 
-def _http() -> httpx2.Client:
-    """Raises ConfigError where what the environment names for TLS, or as a proxy, can't be used."""
+def http_client() -> httpx2.Client:
+    """What asks: this machine by no proxy, and nobody by a redirect.
+
+    Raises:
+        ConfigError: what the environment names for TLS, or as a proxy, can't be used.
+    """
     import httpx2
 
     try:
@@ -471,7 +475,7 @@ def _http() -> httpx2.Client:
         ) from error
 
 
-def _tls_failure(error: BaseException | None) -> ssl.SSLError | None:
+def tls_failure(error: BaseException | None) -> ssl.SSLError | None:
     """What TLS itself refuses: asking again would not help. A connection that only broke off is no such thing."""
     while error is not None:
         if isinstance(error, ssl.SSLError):

@@ -105,7 +105,9 @@ def routes(openapi: dict[str, Any]) -> str:
 def events() -> str:
     """Every event on the wire, with the record of the journal that it tells of and what that means."""
     rows = ["| `type` | record | meaning |", "|---|---|---|"]
-    rows += [f"| `{kind}` | `{event.__name__}` | {_words(inspect.getdoc(event) or '')} |" for kind, event in wire.kinds()]
+    rows += [
+        f"| `{kind}` | `{event.__name__}` | {_words(inspect.getdoc(event) or '')} |" for kind, event in wire.kinds()
+    ]
     return "\n".join(rows)
 
 
@@ -155,4 +157,3 @@ def _words(text: str) -> str:
 
 def _phrase(code: int) -> str:
     return HTTPStatus(code).phrase.replace(" ", "")
-
