@@ -38,7 +38,7 @@ SETTINGS = settings(
 )
 OUTSIDE = "run-20231122-143025"
 # What would end the test's own access, or go on for as long as the test lets it.
-NOT_FOR_LONG = {"DELETE /api/tokens/{token_id}", "GET /api/training/{runId}/events"}
+NOT_FOR_LONG = {"DELETE /api/tokens/{token_id}", "GET /api/training/{run_id}/events"}
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def known(town: Town) -> dict[str, list[str]]:
     there = [run.run_id for run in runs.list_runs(town.home)]
     return {
         "run_id": there,
-        "id": ["town", store.get(town.home, "town").sha256[:12]],
+        "dataset": ["town", store.get(town.home, "town").sha256[:12]],
         "key": ["alfa-1b"],
         "path": ["manifest.json", "adapters/alfa-1b/adapter_model.safetensors"],
         "index": ["0", "1"],

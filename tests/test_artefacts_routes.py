@@ -56,7 +56,7 @@ def run(certified: CertifiedTown, home: Home) -> RunDirectory:
 @pytest.fixture
 def app(home: Home) -> Iterator[FastAPI]:
     with ThreadPoolExecutor(1) as work:
-        yield application(routes(finder(home), home, {}, work))
+        yield application(routes(finder(home), home, {}, work), home)
 
 
 @pytest.fixture
@@ -500,4 +500,4 @@ def test_the_routes_are_described(app: FastAPI) -> None:
     paths = described["paths"]
     answers = {path: set(methods[next(iter(methods))]["responses"]) for path, methods in paths.items()}
     assert answers["/api/runs/{run_id}/artefacts/{path}"] >= {"200", "206", "304", "404", "416"}
-    assert set(described["components"]["schemas"]) >= {"Artefacts", "Verified", "Certification", "Failed"}
+    assert set(described["components"]["schemas"]) >= {"Artefacts", "Verified", "Certification", "ErrorBody"}

@@ -27,6 +27,7 @@ from oneseek.files.layout import Home, RunDirectory
 from oneseek.runs import AnswerFinished, Generated, TokenGenerated
 from oneseek.server import asking
 from oneseek.server.asking import LONGEST_PROMPT, MOST_PROMPTS, Ask, Questions, routes
+from oneseek.server.places import hiding
 from support.certified import CertifiedTown, certified
 from support.ledger_service import Stage, stage
 from support.routes import application, finder, request
@@ -50,7 +51,9 @@ Play = Callable[[Ask], str]
 @pytest.fixture
 def play(stand: Stage, certified: CertifiedTown) -> Play:
     """The address of the route over what stands in for `runs.generate`."""
-    return lambda ask: stand.play(application(routes(finder(certified.home), certified.home, ask)))
+    return lambda ask: stand.play(
+        application(routes(finder(certified.home), hiding(certified.home), ask), certified.home)
+    )
 
 
 @pytest.fixture
@@ -392,7 +395,7 @@ def test_who_leaves_while_waiting_is_not_waited_for(play: Play, path: str) -> No
 
 
 def test_who_does_not_read_keeps_no_other_from_asking(
-    play: Play, path: str, talking: Talking, monkeypatch: pytest.MonkeyPatch
+    play: Play, path: str, talking: Talking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(asking, "PATIENCE", 0.3)
     talking.first = tuple(token("x" * 1_000_000) for _ in range(40))
@@ -406,6 +409,7 @@ def test_who_does_not_read_keeps_no_other_from_asking(
 
     assert first == msgspec.json.encode(token()) + b"\n"
     soon(lambda: talking.ended == 2)
+    assert not any(record.exc_info for record in caplog.records)
 
 
 # -- a real model --------------------------------------------------------------------------------------------------
@@ -418,7 +422,7 @@ def test_a_real_model_answers_and_ends_with_who_asked(stand: Stage, tmp_path: Pa
     rows = write_rows(tmp_path / "rows.jsonl", chat_rows(12))
     settings = {"training.num_epochs": 1, "execution.executor": "inline"}
     run = oneseek.train(rows, ["tiny-gpt2"], root=tmp_path, settings=settings)
-    address = stand.play(application(routes(finder(home), home)))
+    address = stand.play(application(routes(finder(home))))
     before = children()
 
     told = request(address, path_of(run.run_id), "POST", {"prompts": ["Open?"], "maxNewTokens": 4})
@@ -444,7 +448,7 @@ def children() -> set[int]:
 
 
 def test_the_body_is_described_with_the_limits() -> None:
-    described = application(routes(lambda _: RunDirectory(Path()), Home(Path(), Path()))).openapi()
+    described = application(routes(lambda _: RunDirectory(Path()))).openapi()
 
     prompts = described["components"]["schemas"][Questions.__name__]["properties"]["prompts"]
     assert (prompts["maxItems"], prompts["items"]["maxLength"]) == (MOST_PROMPTS, LONGEST_PROMPT)

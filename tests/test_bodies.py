@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -31,10 +31,14 @@ def client() -> TestClient:
     @app.post(
         "/parts/{number}",
         openapi_extra=bodies.asks(Sent, {"baseModels": ["alfa"]}),
-        responses={**bodies.answers(Part, {"number": 1}, status=201), **bodies.refuses(409)},
+        responses={**bodies.answers(Part, Part(1), status=201), **bodies.refuses(409)},
     )
     def make(number: int, sent: Annotated[Sent, bodies.received(Sent)]) -> Response:
         return bodies.answer(Part(number + len(sent.base_models)), 201)
+
+    @app.post("/anything")
+    def anything(sent: Annotated[dict[str, Any], bodies.received(dict[str, Any])]) -> Response:
+        return bodies.answer(sent)
 
     return TestClient(app)
 
@@ -86,6 +90,12 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(client: T
     assert [at_once.status_code, in_chunks.status_code] == [413, 413]
 
 
+def test_a_body_that_is_nested_without_end_is_refused(client: TestClient) -> None:
+    answer = client.post("/anything", content=b'{"a":' + b"[" * 100_000, headers=JSON)
+
+    assert answer.status_code == 400
+
+
 JSON = {"Content-Type": "application/json"}
 
 
@@ -96,6 +106,7 @@ def test_the_description_holds_the_types_and_no_status_that_is_never_answered(cl
     schemas = document["components"]["schemas"]
     assert post["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Sent"}
     assert post["requestBody"]["content"]["application/json"]["example"] == {"baseModels": ["alfa"]}
+    assert post["responses"]["201"]["content"]["application/json"]["example"] == {"number": 1}
     assert schemas["Sent"]["required"] == ["baseModels"]
     assert schemas["Part"]["properties"]["number"] == {"type": "integer"}
     assert {"201", "400", "401", "403", "409", "421"} <= set(post["responses"])

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import os
 import pickle
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -24,7 +25,10 @@ from oneseek.datasets.read import JudgedRow
 from oneseek.files.layout import Home
 from oneseek.server import bodies, datasets, errors, uploads
 from oneseek.server.datasets import Added, Dataset, Preview
+from oneseek.server.places import hiding
 from support.base_models import write_model
+from support.runs import Town
+from support.server import served
 
 ROWS = b'{"text": "one"}\n{"text": "two"}\n{"text": ""}\n{"text": "one"}\n'
 CHAT = b'{"messages": [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "At nine."}]}\n'
@@ -58,7 +62,7 @@ def app(home: Home, in_use: InUse) -> Iterator[FastAPI]:
     found = FastAPI(responses=bodies.EVERYWHERE)
     with ThreadPoolExecutor(1) as work:
         found.include_router(datasets.routes(home, work, in_use, largest=LARGEST))
-        errors.install(found)
+        errors.install(found, hiding(home))
         bodies.describe(found)
         yield found
 
@@ -118,6 +122,23 @@ def test_the_file_that_arrived_is_the_one_that_is_kept_not_a_copy_of_it(
     monkeypatch.setattr(store, "copy_file", lambda *_: pytest.fail("copied"))
 
     assert send().status_code == 201
+
+
+def test_the_file_is_on_the_disk_before_it_is_said_to_be_kept(
+    home: Home, send: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+
+    def noted(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+
+    send()
+
+    assert store.path_of(home, store.get(home, "rows.jsonl")).stat().st_ino in synced
 
 
 def test_the_same_content_again_is_the_one_that_is_there(home: Home, send: Call) -> None:
@@ -582,6 +603,21 @@ def test_a_conversion_that_cannot_be_leaves_nothing(
     assert ".uploads" not in answer.text
 
 
+@pytest.mark.parametrize("used_as", ["data__dataset", "data__validation_dataset"])
+def test_what_a_run_learns_from_or_is_measured_by_stays_until_it_is_over(town: Town, used_as: str) -> None:
+    rows = town.root / "sent.jsonl"
+    rows.write_bytes(CHAT * 3 + CHAT.replace(b"When", b"Where") * 9)
+    store.add(town.home, rows, "sent")
+    settings: dict[str, Any] = {used_as: str(rows)}
+
+    with served(town) as server, town.submit("alfa-1b", **settings) as run:
+        held = server.client.delete("/api/datasets/sent", headers=server.token("run"))
+
+    assert held.status_code == 409
+    assert run.directory.run_id in held.json()["error"]["message"]
+    assert store.get(town.home, "sent")
+
+
 def test_a_dataset_is_removed_unless_a_run_uses_it(home: Home, client: TestClient, send: Call, in_use: InUse) -> None:
     sha256 = send().json()["sha256"]
     in_use.runs[sha256] = ["run-20261121-071900"]
@@ -625,10 +661,11 @@ def test_the_document_of_the_api_names_what_every_route_takes_and_answers(app: F
 
     paths = {f"{method} {path}" for path, methods in document["paths"].items() for method in methods}
     assert paths == {
-        "get /api/datasets", "post /api/datasets", "get /api/datasets/{id}", "delete /api/datasets/{id}",
-        "get /api/datasets/{id}/preview", "get /api/datasets/{id}/statistics", "get /api/datasets/{id}/content",
-        "post /api/datasets/{id}/convert",
+        "get /api/datasets", "post /api/datasets", "get /api/datasets/{dataset}", "delete /api/datasets/{dataset}",
+        "get /api/datasets/{dataset}/preview", "get /api/datasets/{dataset}/statistics",
+        "get /api/datasets/{dataset}/content",
+        "post /api/datasets/{dataset}/convert",
     }  # fmt: skip
     sent = document["paths"]["/api/datasets"]["post"]
-    assert set(sent["responses"]) == {"200", "201", "400", "401", "403", "413", "415", "421", "507"}
+    assert set(sent["responses"]) == {"200", "201", "400", "401", "403", "413", "415", "421", "429", "507"}
     msgspec.convert(sent["responses"]["201"]["content"]["application/json"]["example"], Added)

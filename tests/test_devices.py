@@ -183,3 +183,52 @@ def test_the_command_line_says_whose_turn_it_waits_for(town: Town, busy: FileLoc
     assert (said, code) == (f"{HERE} is busy; waiting for its turn. Ctrl-C leaves.\n", 0)
     assert waiting is RunResumed
     assert runs.describe(run.directory).status == "certified"
+
+
+def test_a_reproduction_whose_device_is_busy_says_so_and_waits_for_it(town: Town, busy: FileLock) -> None:
+    busy.release()
+    directory, _ = town.train(training__num_epochs=1)
+    busy.acquire()
+    told: list[str] = []
+
+    def let_go(device: str) -> None:
+        told.append(device)
+        busy.release()
+
+    found = runs.reproduce(directory, town.home, waiting=let_go)
+
+    assert (found.verdict, told) == ("same DNA", [HERE])
+
+
+def test_a_reproduction_has_the_device_while_it_trains(town: Town) -> None:
+    directory, _ = town.train(training__num_epochs=1)
+    had = []
+
+    runs.reproduce(directory, town.home, watch=lambda record, state: had.append(is_busy(town.home, HERE)))
+
+    assert all(had[1:])
+    assert not is_busy(town.home, HERE)
+
+
+def test_nothing_is_rehearsed_on_a_device_that_is_busy(town: Town, busy: FileLock) -> None:
+    verdict = runs.validate(town.config(), town.home, rehearsed=True, engine="scripted")
+
+    assert verdict.ok
+    assert verdict.rehearsal is None
+    assert verdict.not_rehearsed == f"{HERE} is busy. Rehearse again when it is free."
+
+
+def test_a_rehearsal_has_the_device(town: Town) -> None:
+    had = []
+
+    verdict = runs.validate(
+        town.config(),
+        town.home,
+        rehearsed=True,
+        engine="scripted",
+        watch=lambda key, stage: had.append(is_busy(town.home, HERE)),
+    )
+
+    assert verdict.rehearsal is not None
+    assert set(had) == {True}
+    assert not is_busy(town.home, HERE)

@@ -220,6 +220,7 @@ def test_before_there_is_a_passphrase_nobody_logs_in(access: Access) -> None:
 def test_who_guesses_has_to_wait_and_is_told_how_long(administered: Access, clock: Clock) -> None:
     client = browser(administered)
     guesses = [client.post("/api/login", json={"passphrase": ANOTHER}).status_code for _ in range(FREE_TRIES + 1)]
+    clock.wait(0.5)
 
     waiting = client.post("/api/login", json={"passphrase": PASSPHRASE})
     clock.wait(int(waiting.headers["Retry-After"]))

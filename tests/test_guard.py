@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from anyio import to_thread
 from fastapi import APIRouter, FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
@@ -246,6 +247,14 @@ def test_names_are_those_of_this_machine_of_the_proxy_and_the_allowed_ones() -> 
         *("https://gpu", "http://gpu:3001", "https://gpu:9000"),
         *("https://[fd00::1]", "http://[fd00::1]:3001"),
     }
+
+
+def test_a_proxy_at_an_unusual_port_is_asked_for_with_it() -> None:
+    names = Names.of(3001, public_url="https://tune.example.org:8443", allowed=["gpu"])
+
+    assert {"tune.example.org:8443", "gpu:8443"} <= names.hosts
+    assert not {"tune.example.org", "gpu"} & names.hosts
+    assert {"https://tune.example.org:8443", "https://gpu:8443"} <= names.origins
 
 
 @pytest.mark.parametrize(("port", "tls"), [(80, False), (443, True)])
@@ -782,6 +791,15 @@ def test_others_are_answered_while_somebody_is_looked_up(inside: Inside) -> None
 
     assert [answer.status for answer in answers] == [200, 200]
     assert [scope["path"] for scope in inside.asked] == ["/healthz", "/api/runs"]
+
+
+def test_who_asks_is_looked_up_though_every_other_thread_is_busy(doors: Doors, guard: Guard) -> None:
+    async def look_up() -> Answer:
+        to_thread.current_default_thread_limiter().total_tokens = 0
+        async with asyncio.timeout(10):
+            return await asked(guard, scope_for("GET", "/api/runs", HERE, doors.bearer()))
+
+    assert asyncio.run(look_up()).status == 200
 
 
 def test_what_is_no_request_passes(doors: Doors, guard: Guard, inside: Inside) -> None:

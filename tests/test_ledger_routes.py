@@ -49,7 +49,7 @@ def home(certified: CertifiedTown, tmp_path: Path) -> Home:
 
 
 def client(home: Home, environment: dict[str, str] | None = None) -> TestClient:
-    return TestClient(application(routes(home, environment or {})))
+    return TestClient(application(routes(home, environment or {}), home))
 
 
 def said(home: Home, *arguments: str) -> Any:

@@ -535,7 +535,7 @@ def test_a_huge_body_is_refused_and_never_held(at_an_address: Stage, log: Store)
     tracemalloc.stop()
 
     assert answer.status == 413
-    assert json.loads(answer.read())["error"]["code"] == "RequestEntityTooLarge"
+    assert json.loads(answer.read())["error"]["code"] == "ContentTooLarge"
     assert peak < 3 * LARGEST_BODY
     assert size_of(log) == 2
     connection.close()

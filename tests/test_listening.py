@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -238,12 +238,33 @@ def test_sockets_are_not_compressed(served: Served) -> None:
 
 def test_more_than_the_service_bears_are_told_so() -> None:
     allow_loopback()
-    with closing(Served(connections=3)) as small, small.connected(), small.connected(), small.connected() as third:
-        third.sendall(b"GET /pondering HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    pondering = b"GET /pondering HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with closing(Served(connections=3)) as small, small.connected() as first, small.connected() as second:
+        first.sendall(pondering)
+        second.sendall(pondering)
+        with small.connected() as third:
+            third.sendall(pondering)
 
-        answer = everything(third)
+            answer = everything(third)
 
     assert answer.startswith(b"HTTP/1.1 503 ")
+
+
+def test_who_connects_and_stays_silent_keeps_nobody_from_being_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    allow_loopback()
+    monkeypatch.setattr(listening, "_SHY", 0.1)
+    with ExitStack() as opened:
+        small = opened.enter_context(closing(Served(connections=5)))
+        silent = [opened.enter_context(small.connected()) for _ in range(40)]
+        time.sleep(0.2)
+        last = opened.enter_context(small.connected())
+        last.sendall(b"GET /pondering HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+        answer = everything(last)
+        left = len(small.server.server_state.connections)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert left <= 5 < len(silent)
 
 
 def test_a_file_is_served_once_at_a_time(tmp_path: Path) -> None:

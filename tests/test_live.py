@@ -563,7 +563,8 @@ def test_a_run_that_is_removed_is_unknown(told: Told) -> None:
 
 def test_a_journal_that_cannot_be_read_says_so_without_its_path(told: Told) -> None:
     told.directory.journal.unlink()
-    told.directory.journal.mkdir()
+    told.directory.root.rmdir()
+    told.directory.root.write_bytes(b"")
 
     with pytest.raises(StorageError, match=RUN) as unreadable:
         asyncio.run(Live(told.find).state(RUN))

@@ -19,6 +19,7 @@ from oneseek.cli import oneseek
 from oneseek.files.layout import Home
 from oneseek.registry.hub import HubErrorKind
 from oneseek.server import bodies, errors, models, tasks
+from oneseek.server.places import hiding
 from oneseek.server.tasks import Tasks
 from support.base_models import write_model
 from support.hub import StandIn, stand_in
@@ -56,8 +57,8 @@ def some() -> Iterator[Tasks]:
 def client(home: Home, some: Tasks) -> TestClient:
     app = FastAPI(responses=bodies.EVERYWHERE)
     app.include_router(models.routes(home, some, os.environ))
-    app.include_router(tasks.routes(some))
-    errors.install(app)
+    app.include_router(tasks.routes(some, hiding(home)))
+    errors.install(app, hiding(home))
     bodies.describe(app)
     return TestClient(app, raise_server_exceptions=False)
 

@@ -363,6 +363,34 @@ def test_a_run_waits_for_the_device_with_the_shortest_queue_unless_it_names_one(
         supervisor.submit(server.asked(), "cuda:7")
 
 
+def test_a_run_that_a_killed_server_has_only_just_started_does_not_leave_the_queue(server: Server) -> None:
+    supervisor, run_id = server.start(), server.waiting(1)
+    supervisor._enqueue(supervisor.find(run_id), "cpu")
+    path = server.town.home.run_log(run_id)
+    path.parent.mkdir()
+
+    with path.open("ab") as log:
+        assert module._mark(log)
+        with pytest.raises(RunError, match="waits no more"):
+            supervisor.dequeue(run_id)
+    supervisor.dequeue(run_id)
+
+    assert supervisor.places() == ()
+
+
+def test_a_runs_process_sees_its_own_device_alone_and_leads_a_session_that_outlives_the_servers(server: Server) -> None:
+    server.devices = ("cuda:0", "cuda:1")
+    supervisor = server.start()
+    supervisor.submit(server.asked(), "cuda:1")
+
+    supervisor.turn()
+
+    (pid,) = (place.pid for place in supervisor.places())
+    assert pid is not None
+    assert psutil.Process(pid).environ()["CUDA_VISIBLE_DEVICES"] == "1"
+    assert os.getsid(pid) == pid
+
+
 def test_a_run_that_cannot_be_looked_after_keeps_no_other_waiting_and_is_looked_after_later(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,12 +66,15 @@ def test_a_refused_request_is_answered_with_all_findings() -> None:
     assert [each["fix"] for each in answer.json()["error"]["findings"]] == ["Upload one.", "Upload one."]
 
 
-def test_what_nobody_foresaw_tells_nothing_of_itself() -> None:
+def test_what_nobody_foresaw_tells_nothing_of_itself_but_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     answer = app_that_raises(ValueError("a secret")).get("/")
 
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert answer.json()["error"]["fix"]
+    assert [record.name for record in caplog.records if "ValueError: a secret" in (record.exc_text or "")] == [
+        "oneseek.server"
+    ]
 
 
 def test_an_unknown_path_a_wrong_method_and_a_wrong_parameter_take_the_same_form() -> None:
@@ -100,3 +103,22 @@ def test_an_error_is_the_same_on_the_other_side_of_a_process(error: OneSeekError
     assert other.__dict__ == error.__dict__
     assert str(other) == str(error)
     assert other.args == error.args
+
+
+def test_codes_are_the_same_by_every_python() -> None:
+    codes = {status: errors.code_of(status) for status in (400, 401, 403, 404, 405, 408, 409, 413, 415, 416, 421, 429)}
+
+    assert codes == {
+        400: "BadRequest",
+        401: "Unauthorized",
+        403: "Forbidden",
+        404: "NotFound",
+        405: "MethodNotAllowed",
+        408: "RequestTimeout",
+        409: "Conflict",
+        413: "ContentTooLarge",
+        415: "UnsupportedMediaType",
+        416: "RangeNotSatisfiable",
+        421: "MisdirectedRequest",
+        429: "TooManyRequests",
+    }

@@ -18,6 +18,7 @@ from oneseek.server.log import Lines
 TOKEN = "osk_0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
 ENVIRONMENT = {
     "HF_TOKEN": "planted hugging",
+    "OTHER_TOKEN": "planted hugging face",
     "LEDGER_TOKEN": 'planted"ledger\\',
     "ONESEEK_TOKEN": "short",
     "AWS_SECRET_ACCESS_KEY": "planted-key",
@@ -71,6 +72,7 @@ def test_a_traceback_is_in_the_same_line() -> None:
         TOKEN.replace("osk_", "osl_"),
         "hf_abcdefghijklmnop",
         "planted hugging",
+        "planted hugging face",
         'planted"ledger\\',
         "planted-key",
     ],

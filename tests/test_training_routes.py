@@ -21,7 +21,8 @@ from oneseek.datasets import store
 from oneseek.events import RunAccepted, RunQueued
 from oneseek.preflight.finding import PreflightError
 from oneseek.preflight.finding import body as body_of
-from oneseek.server.places import without_places
+from oneseek.server import training
+from oneseek.server.places import hiding
 from oneseek.server.settings import MOST, requested
 from support.runs import Town, events, everything
 from support.supervised import ASKED, START, Desk, desk
@@ -71,7 +72,10 @@ def test_settings_may_be_flat_or_in_sections_in_either_spelling(at: Desk) -> Non
 def test_warnings_are_told_and_refuse_nothing(at: Desk) -> None:
     told = at.client.post(START, json=ASKED | {"epochs": 50}).json()
 
-    assert "training.num_epochs is 50" in json.dumps(told["warnings"])
+    (warning,) = told["warnings"]
+    assert (warning["severity"], warning["field"]) == ("warning", "training.num_epochs")
+    assert "training.num_epochs is 50" in warning["problem"]
+    assert warning["fix"]
 
 
 def test_everything_wrong_is_told_at_once_and_nothing_is_started(at: Desk) -> None:
@@ -322,6 +326,11 @@ def test_a_rehearsal_is_a_task_and_its_result_the_verdict(at: Desk) -> None:
     assert {each["key"] for each in ended.result["rehearsal"]["models"]} == {"alfa-1b", "beta-1b"}
 
 
+def test_the_same_settings_in_another_order_are_the_same_rehearsal() -> None:
+    assert training._about(ASKED) == training._about(dict(reversed(ASKED.items())))
+    assert training._about(ASKED) != training._about(ASKED | {"epochs": 2})
+
+
 @pytest.mark.usefixtures("_scripted")
 def test_what_would_be_refused_is_not_rehearsed(at: Desk) -> None:
     answer = at.client.post("/api/validate?rehearse=true", json=ASKED | {"epochs": 0})
@@ -375,7 +384,7 @@ def test_the_same_request_is_refused_in_the_same_words_by_http_and_by_the_comman
 
     assert http.status_code == 400
     assert isinstance(command.exception, PreflightError)
-    assert http.json()["error"] == json.loads(without_places(at.town.home)(json.dumps(body_of(command.exception))))
+    assert http.json()["error"] == json.loads(hiding(at.town.home)(json.dumps(body_of(command.exception))))
 
 
 # -- how it goes -------------------------------------------------------------------------------------------------------

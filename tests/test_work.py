@@ -16,9 +16,16 @@ import pytest
 
 from oneseek.errors import Failed
 from oneseek.preflight.finding import Finding, PreflightError
-from oneseek.server.work import Work
+from oneseek.server.work import ASKING, Work
 
 FINDING = Finding(severity="error", field="lora.r", problem="It is 0.", fix="Set it to 8.")
+
+
+@pytest.fixture(autouse=True)
+def _nobody_asks() -> Iterator[None]:
+    before = ASKING.set("")
+    yield
+    ASKING.reset(before)
 
 
 @pytest.fixture
@@ -35,9 +42,19 @@ def be_killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def interrupt_itself() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+
+
 def sleep_in(place: Path) -> None:
     (place / str(os.getpid())).touch()
     time.sleep(60)
+
+
+def sleep_until_there_is(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
 
 
 def wait_for(place: Path) -> int:
@@ -78,6 +95,10 @@ def test_a_process_that_is_killed_while_it_has_nothing_to_do_costs_nobody_anythi
         assert work.submit(pow, 2, 10).result() == 1024
 
 
+def test_a_ctrl_c_at_the_servers_terminal_breaks_nothing_off(work: Work) -> None:
+    assert work.submit(interrupt_itself).exception() is None
+
+
 def test_threads_that_come_and_go_take_no_process_with_them(work: Work) -> None:
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.append(work.submit(os.getpid).result()))
@@ -86,6 +107,34 @@ def test_threads_that_come_and_go_take_no_process_with_them(work: Work) -> None:
     time.sleep(0.2)
 
     assert work.submit(os.getpid).result() == found[0]
+
+
+def test_however_much_one_asks_for_another_finds_a_process(tmp_path: Path) -> None:
+    with Work(2, share=1) as work:
+        ASKING.set("token greedy")
+        greedy = [work.submit(sleep_until_there_is, tmp_path / "enough") for _ in range(6)]
+        ASKING.set("token other")
+        try:
+            other = work.submit(pow, 2, 10).result(20)
+            ended = [each.done() for each in greedy]
+        finally:
+            (tmp_path / "enough").touch()
+
+        assert other == 1024
+        assert ended == [False] * 6
+        assert [each.result(30) for each in greedy] == [None] * 6
+        assert not work._waiting
+
+
+def test_what_waits_when_it_ends_is_said_to_be_lost(tmp_path: Path) -> None:
+    work = Work(1, share=1)
+    ASKING.set("token greedy")
+    asked = [work.submit(sleep_in, tmp_path) for _ in range(3)]
+    wait_for(tmp_path)
+
+    work.shutdown(cancel_futures=True)
+
+    assert [type(each.exception(10)) for each in asked] == [Failed] * 3
 
 
 def test_a_thing_that_nobody_waits_for_any_more_is_ended_in_the_middle(tmp_path: Path) -> None:

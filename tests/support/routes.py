@@ -14,12 +14,14 @@ from oneseek.errors import RunUnknown
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.names import is_run_id
 from oneseek.server import bodies, errors
+from oneseek.server.places import as_it_is, hiding
 
 
-def application(router: APIRouter) -> FastAPI:
+def application(router: APIRouter, home: Home | None = None) -> FastAPI:
+    """home: whose directories no error names."""
     app = FastAPI(redirect_slashes=False, responses=bodies.EVERYWHERE)
     app.include_router(router)
-    errors.install(app)
+    errors.install(app, hiding(home) if home else as_it_is)
     bodies.describe(app)
     return app
 

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from oneseek.runs.queue import Supervisor
 from oneseek.server import bodies, errors, training
 from oneseek.server.live import Live
+from oneseek.server.places import hiding
 from oneseek.server.tasks import Task, Tasks
 from oneseek.state.queue import Queue
 from support.runs import Town
@@ -66,7 +67,7 @@ def desk(town: Town, environment: Mapping[str, str], devices: tuple[str, ...] = 
         live = Live(runs.find)
         app = FastAPI(responses=bodies.EVERYWHERE)
         app.include_router(training.routes(runs, live, home=town.home, environment=environment, work=work, tasks=tasks))
-        errors.install(app)
+        errors.install(app, hiding(town.home))
         bodies.describe(app)
         with TestClient(app, raise_server_exceptions=False) as client:
             yield Desk(town, runs, tasks, client)

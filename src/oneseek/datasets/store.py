@@ -176,6 +176,16 @@ def remove(home: Home, given: str, refuse: Callable[[str], None] = lambda _: Non
     return entry
 
 
+def is_kept(home: Home, path: Path) -> bool:
+    """Whether the file of a dataset is there and nobody is removing it just now.
+
+    Raises:
+        StorageError: the store can't be locked.
+    """
+    with _alone(home):
+        return path.is_file()
+
+
 def path_of(home: Home, stored: Stored) -> Path:
     """Where its file is."""
     return home.datasets / f"{stored.sha256}.{stored.container}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from oneseek.errors import RunError
+from oneseek.errors import JournalDamaged, RunError
 from oneseek.events import AnyEvent
 from oneseek.files.durable import storage_errors, sync_directory
 from oneseek.journal.record import GENESIS, Journal, Record, decode, encode
@@ -19,12 +20,24 @@ def read(path: Path) -> Journal:
 
     Raises:
         RunError: there is no journal.
-        JournalDamaged: a record in its middle is not what was written.
+        JournalDamaged: a record in its middle is not what was written, or it is no regular file.
     """
     try:
+        require_regular(path)
         return decode(path.read_bytes())
     except FileNotFoundError:
         raise RunError(f"{path.parent.name} has no journal.", "`oneseek runs list` shows the runs there are.") from None
+
+
+def require_regular(path: Path) -> None:
+    """Look what is there before it is opened: a link could lead anywhere, and a pipe would be waited for for ever.
+
+    Raises:
+        FileNotFoundError: nothing.
+        JournalDamaged: no regular file.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise JournalDamaged("The journal is no regular file.", "Restore it from a backup.")
 
 
 def begins(path: Path) -> bool:

@@ -109,12 +109,8 @@ def complete(
 def _its_turn(run: Recorder, device: DeviceLock, waiting: Waiting) -> bool:
     """Wait until the device is the run's. False where it was asked to stop before that, which is recorded."""
     try:
-        if device.taken():
+        if device.wait(waiting, lambda: stopping.asked(run.directory) is not None):
             return True
-        waiting(device.device)
-        while stopping.asked(run.directory) is None:
-            if device.taken():
-                return True
     except KeyboardInterrupt:
         run.record_if_possible(RunInterrupted(cause="Ctrl-C"))
         raise

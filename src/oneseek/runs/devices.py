@@ -16,6 +16,9 @@ from oneseek.files.layout import Home
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _CUDA = "cuda:"
 _UUID = re.compile(r"(GPU|MIG)-[\w-]+")
+Waiting = Callable[[str], None]
+"""Told the name of the device that is waited for."""
+
 _LOOK = 0.5
 """Seconds: whoever only looks whether a device is free has its lock for an instant."""
 
@@ -63,6 +66,19 @@ class DeviceLock:
                 return False
         return True
 
+    def wait(self, waiting: Waiting, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Take it when it becomes free. False where `given_up` said so before that.
+
+        waiting: told the name of the device, once, where another run has it.
+        """
+        if self.taken():
+            return True
+        waiting(self.device)
+        while not given_up():
+            if self.taken():
+                return True
+        return False
+
     def __enter__(self) -> Self:
         return self
 
@@ -74,9 +90,6 @@ def is_busy(home: Home, device: str) -> bool:
     """Whether a process has the device."""
     with DeviceLock(home, device) as lock:
         return not lock.taken(0)
-
-
-Waiting = Callable[[str], None]
 
 
 def unheard(device: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -132,20 +131,18 @@ def list_runs(home: Home) -> list[KnownRun]:
 def describe(directory: RunDirectory) -> KnownRun:
     """One run, from its journal; where that can't be read or was written by another release, its problem."""
     try:
-        if not stat.S_ISREG(directory.journal.lstat().st_mode):
-            raise JournalDamaged("The journal is no regular file.", "Restore it from a backup.")
         records = read(directory.journal).records
         state = replay(record.event for record in records)
         if state:
             TrainingConfig.model_validate(state.config)
         dna = dna_of(directory, state) if state else None
-    except (OSError, JournalDamaged, CertificateInvalid, ValidationError, RecursionError) as error:
+    except (OSError, RunError, JournalDamaged, CertificateInvalid, ValidationError, RecursionError) as error:
         return KnownRun(
             run_id=directory.run_id,
             directory=directory.root,
             status="damaged",
             created_at="",
-            problem=getattr(error, "problem", str(error)),
+            problem=_said(error),
         )
     return KnownRun(
         run_id=directory.run_id,
@@ -155,6 +152,13 @@ def describe(directory: RunDirectory) -> KnownRun:
         state=state,
         dna=dna,
     )
+
+
+def _said(error: Exception) -> str:
+    """Without the path that the system's own words have: it is told to whoever may read what there is."""
+    if isinstance(error, OSError):
+        return f"It can't be read: {error.strerror}."
+    return str(getattr(error, "problem", error))
 
 
 def dna_of(directory: RunDirectory, state: RunState) -> str | None:

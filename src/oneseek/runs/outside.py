@@ -47,6 +47,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Value = TypeVar("Value")
 
 _MOST_EPOCHS = 1_000_000
+_FEW = msgspec.Meta(max_length=200)  # each report looks for every model among all of them
 
 
 class Countdown(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -66,14 +67,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
 
     epoch: Annotated[int, msgspec.Meta(ge=0, le=_MOST_EPOCHS)]
     total_epochs: Annotated[int, msgspec.Meta(ge=1, le=_MOST_EPOCHS)] | None = None
-    val_losses: dict[Name, float | None] = {}
-    train_losses: dict[Name, float | None] = {}
-    bits_per_byte: dict[Name, float | None] = {}
-    weights: dict[Name, Positive] = {}
-    lr_multipliers: dict[Name, float] = {}
+    val_losses: Annotated[dict[Name, float | None], _FEW] = {}
+    train_losses: Annotated[dict[Name, float | None], _FEW] = {}
+    bits_per_byte: Annotated[dict[Name, float | None], _FEW] = {}
+    weights: Annotated[dict[Name, Positive], _FEW] = {}
+    lr_multipliers: Annotated[dict[Name, float], _FEW] = {}
     total_loss: float | None = None
     auto_stop_info: Countdown | None = None
-    base_models: tuple[Name, ...] = ()
+    base_models: Annotated[tuple[Name, ...], _FEW] = ()
     done: bool = False
     failed: Annotated[str, msgspec.Meta(min_length=1, max_length=10_000)] | None = None
 

@@ -16,9 +16,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
 import psutil
@@ -26,13 +26,15 @@ import psutil
 from oneseek.config.parse import ConfigProblem
 from oneseek.config.schema import TrainingConfig
 from oneseek.config.sources import Resolved
+from oneseek.datasets.store import is_kept
 from oneseek.engine.interface import EngineName
-from oneseek.errors import ConfigError, JournalDamaged, OneSeekError, RunError, RunUnknown
+from oneseek.errors import ConfigError, JournalDamaged, OneSeekError, RunError, RunUnknown, StorageError
 from oneseek.events import AnyEvent, RunFinished, RunQueued, RunStopped
 from oneseek.files.durable import make_directory, storage_errors
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.journal.file import read
 from oneseek.names import is_run_id
+from oneseek.preflight.finding import Finding, wire
 from oneseek.runs import stopping
 from oneseek.runs.devices import is_busy, seeing
 from oneseek.runs.find import KnownRun, describe, engine_of
@@ -61,6 +63,16 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
 
 
+class Accepted(Place, frozen=True, kw_only=True):
+    """A run that was accepted just now. `warnings` refused nothing."""
+
+    version: str
+    warnings: tuple[Finding, ...]
+
+    def wire(self) -> dict[str, Any]:
+        return {**msgspec.to_builtins(self), "warnings": list(map(wire, self.warnings))}
+
+
 class Supervisor:
     """The queue of every device, and the processes of the runs. Any number of threads may use it; nothing in it waits
     for a run."""
@@ -85,11 +97,12 @@ class Supervisor:
         self._lock = threading.RLock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._told_to_end: list[tuple[psutil.Process, float]] = []
+        self._unattended: dict[str, str] = {}
         self._last: dict[str, tuple[tuple[int, int], AnyEvent | None]] = {}
 
     # -- what is asked of it ---------------------------------------------------------------------------------------
 
-    def submit(self, resolved: Resolved, device: str | None = None) -> Place:
+    def submit(self, resolved: Resolved, device: str | None = None) -> Accepted:
         """Accept a run and put it at the end of a device's queue: of the one with the shortest unless it is named.
 
         Raises:
@@ -103,10 +116,11 @@ class Supervisor:
                 f"output.directory is {output!r}; the runs of a server are in its own models directory.",
                 "Leave output.directory away.",
             )
-        accepted = self._work.submit(
+        run_id, version, warnings = self._work.submit(
             _accept, resolved.config, self._home, resolved.problems, self._engine, where
         ).result()
-        return self._enqueue(self.find(accepted), where)
+        place = self._enqueue(self.find(run_id), where)
+        return Accepted(**msgspec.structs.asdict(place), version=version, warnings=warnings)
 
     def resume(self, run_id: str, device: str | None = None) -> Place:
         """Let a run that is stopped, interrupted or failed wait for its turn. Whether what it was started with is still
@@ -208,24 +222,36 @@ class Supervisor:
         the queue, runs that were queued and forgotten join it, and each device that is free gets its next run.
 
         Raises:
-            StorageError: the database can't be used.
+            StorageError: the database can't be used, or the home is away.
             OSError: no process can be started.
         """
         with self._lock:
+            if not self._home.root.is_dir():  # no run of it has ended, and no other home is made in its place
+                raise StorageError(f"The home {self._home.root} is not there any more.", "Put it back.")
             self._kill_the_deaf()
             taken = set()
             for entry in self._queue.entries():
-                try:
+                with self._apart(entry.run_id):
                     if self._has_process(entry):
                         taken.add(entry.device)
                     elif entry.device not in self.devices:
                         self._queue.remove(entry.run_id)  # forgotten, as below: it joins another device's queue
-                except OneSeekError as error:  # it is tried again, and keeps no other run waiting
-                    _log.error("unattended", extra={"run_id": entry.run_id, "problem": str(error)})
             self._find_forgotten()
             for device in self.devices:
                 if device not in taken and not is_busy(self._home, device):
                     self._start_next(device)
+
+    @contextmanager
+    def _apart(self, run_id: str) -> Iterator[None]:
+        """What fails of one run keeps no other waiting. It is said once, and tried again in the next turn."""
+        try:
+            yield
+        except (OneSeekError, OSError) as error:
+            if self._unattended.get(run_id) != str(error):
+                _log.error("unattended", extra={"run_id": run_id, "problem": str(error)})
+            self._unattended[run_id] = str(error)
+        else:
+            self._unattended.pop(run_id, None)
 
     def _has_process(self, entry: Entry) -> bool:
         """Whether a process of ours has the run; else the entry is removed, unless the run still waits."""
@@ -234,8 +260,8 @@ class Supervisor:
             del self._children[entry.run_id]
         if entry.pid is None and _is_marked(self._home.run_log(entry.run_id)):
             # A server was killed when it had just started it. What the process is, it says itself in a moment.
-            if (process := written(directory.process)) and process.living():
-                self._queue.begun(entry.run_id, process.pid, process.started)
+            if trainer := _trainer(directory):
+                self._queue.begun(entry.run_id, trainer.pid, trainer.create_time())
             return True
         if entry.pid is not None and Process(entry.pid, entry.started or 0.0).living():
             return True
@@ -257,9 +283,12 @@ class Supervisor:
         """Runs whose journal says that they wait: a server was killed before it had put them into the queue."""
         known = {entry.run_id for entry in self._queue.entries()}
         for directory in self._unfinished():
-            if directory.run_id in known or is_running(directory):
+            if directory.run_id in known:
                 continue
-            if isinstance(event := self._last_event(directory), RunQueued):
+            event = None
+            with self._apart(directory.run_id):
+                event = None if is_running(directory) else self._last_event(directory)
+            if isinstance(event, RunQueued):
                 self._queue.add(directory.run_id, event.device if event.device in self.devices else self.devices[0])
 
     def _start_next(self, device: str) -> None:
@@ -300,11 +329,18 @@ class Supervisor:
     # -- what it knows ---------------------------------------------------------------------------------------------
 
     def _enqueue(self, directory: RunDirectory, device: str) -> Place:
-        """Put it at the end, unless `turn` was quicker: then it may even have ended by now."""
+        """Put it at the end, unless `turn` was quicker: then it may even have ended by now. Where the database can't be
+        written, `turn` does it as soon as it can: the journal says that the run waits."""
         with self._lock:
-            entry = self._entry(directory.run_id)
-            if entry is None and self._waits(directory):
-                entry = self._queue.add(directory.run_id, device)
+            try:
+                entry = self._entry(directory.run_id)
+                if entry is None and self._waits(directory):
+                    entry = self._queue.add(directory.run_id, device)
+            except StorageError as error:
+                if not isinstance(self._last_event(directory), RunQueued):
+                    raise
+                _log.error("not yet in the queue", extra={"run_id": directory.run_id, "problem": str(error)})
+                entry = None
         if entry:
             return self._place(entry)
         return Place(run_id=directory.run_id, device=device, position=None, status=describe(directory).status, pid=None)
@@ -346,7 +382,7 @@ class Supervisor:
     def _last_event(self, directory: RunDirectory) -> AnyEvent | None:
         """The last record of a journal, which is read again only where it has changed; None where it can't be read."""
         try:
-            found = directory.journal.stat()
+            found = directory.journal.lstat()
             seen = found.st_size, found.st_mtime_ns
             if self._last.get(directory.run_id, (None, None))[0] != seen:
                 records = read(directory.journal).records
@@ -360,7 +396,7 @@ class Supervisor:
         child: neither is ever signalled."""
         if entry and entry.pid is not None:
             return Process(entry.pid, entry.started or 0.0).living()
-        found = process.living() if (process := written(directory.process)) else None
+        found = _trainer(directory)
         with suppress(psutil.NoSuchProcess):
             if found and os.getpid() not in (found.pid, found.ppid()):
                 return found
@@ -369,11 +405,27 @@ class Supervisor:
 
 def _accept(
     config: TrainingConfig, home: Home, problems: Sequence[ConfigProblem], engine: EngineName, device: str
-) -> str:
-    """Accept a run that waits for its turn from its second record on; its id."""
-    with submit(config, home, problems=problems, engine=engine) as run:
+) -> tuple[str, str, tuple[Finding, ...]]:
+    """Accept a run that waits for its turn from its second record on; its id, its version and what it was warned of."""
+    warnings: list[Finding] = []
+    with submit(config, home, problems=problems, warn=warnings.extend, engine=engine) as run:
+        used = run.state.accepted.dataset
+        if not all(is_kept(home, Path(path)) for path in (used.path, used.validation_path) if path):
+            run.record(RunStopped())
+            raise RunError(f"The dataset of {run.directory.run_id} was removed just now.", "Upload it, then try again.")
         run.record(RunQueued(device=device))
-        return run.directory.run_id
+        return run.directory.run_id, run.state.accepted.version, tuple(warnings)
+
+
+def _trainer(directory: RunDirectory) -> psutil.Process | None:
+    """The process that a run's own file names, where it has the run: a file that came from somewhere else may name any
+    process of this machine, but only the one that has the run has its lock open."""
+    process = written(directory.process)
+    found = process.living() if process else None
+    try:
+        return found if found and str(directory.lock) in (file.path for file in found.open_files()) else None
+    except psutil.Error:  # it has ended just now, or is another user's
+        return None
 
 
 def _kill(process: psutil.Process) -> None:

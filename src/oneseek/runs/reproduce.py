@@ -38,6 +38,7 @@ from oneseek.names import run_id
 from oneseek.preflight.facts import Facts
 from oneseek.registry.cache import Repository
 from oneseek.registry.discover import discover
+from oneseek.runs.devices import DeviceLock, Waiting, devices, unheard
 from oneseek.runs.find import engine_of, status
 from oneseek.runs.plan import differences
 from oneseek.runs.publish import read_tensors
@@ -116,8 +117,10 @@ def reproduce(
     keep: Path | None = None,
     watch: Watch = nobody,
     warn: Callable[[Sequence[str]], None] = lambda differences: None,
+    waiting: Waiting = unheard,
 ) -> Reproduction:
-    """Train a complete run again and compare. Nothing of it stays in the home, however it ends.
+    """Train a complete run again and compare, when no other run has the device. Nothing of it stays in the home but
+    the device's lock, however it ends.
 
     Its configuration and its plan's share of the machine are taken from its journal; a base model is the one of its
     key in the home, else the one that it was trained on.
@@ -125,6 +128,7 @@ def reproduce(
     dataset, validation_dataset: where those files are now, if not where they were.
     keep: a directory that the new run's own is left in; it is made.
     watch: shown the journal of the new run. warn: told, before the first step, what is not computed as it was then.
+    waiting: told the name of the device, once, where another run has it.
 
     Raises:
         RunError: the run is not complete, trained outside, or not what was sealed; or what it was trained on is not
@@ -158,7 +162,9 @@ def reproduce(
         with storage_errors(new.root):
             new.root.mkdir(parents=True)
         _quarantine(accepted.dataset, new)
-        with Recorder.begin(new, msgspec.structs.replace(accepted, run_id=new.run_id), look) as run:
+        again = msgspec.structs.replace(accepted, run_id=new.run_id)
+        with Recorder.begin(new, again, look) as run, DeviceLock(home, devices(os.environ)[0]) as device:
+            device.wait(waiting)
             train(run, like=planned)
         return _compared(directory, state, new, run.state, told, None if keep is None else _kept(new, keep))
 

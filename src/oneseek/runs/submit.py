@@ -39,10 +39,13 @@ def submit(
     *,
     problems: Sequence[ConfigProblem] = (),
     watch: Watch = nobody,
+    warn: Callable[[Sequence[Finding]], object] = lambda warnings: None,
     engine: EngineName = "torch",
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Recorder:
     """Check everything, then accept the run: its journal begins, and this process may write it.
+
+    warn: told the findings that refuse nothing, whole; of each the journal keeps the problem.
 
     Raises:
         PreflightError: with all findings, where one of them is an error. Nothing was written.
@@ -50,6 +53,7 @@ def submit(
     facts, findings = inspect(config, home, problems=problems)
     if any(finding.severity == "error" for finding in findings):
         raise PreflightError(findings)
+    warn(findings)
     results = Results(_output(config, home).resolve())
     models = tuple(_selected(model, config, facts.longest_row(model.key)) for model in facts.models)
     dataset = dataset_used(facts, config)

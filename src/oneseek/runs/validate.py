@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from oneseek.estimate import Reading, RunEstimate, run_estimate
 from oneseek.files.layout import Home
 from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, in_order, wire
+from oneseek.runs.devices import DeviceLock, devices
 from oneseek.runs.rehearse import Rehearsal, Watch, findings, rehearse
 from oneseek.runs.staff import cores
 from oneseek.runs.submit import dataset_used, inspect
@@ -62,7 +64,7 @@ def validate(
     """Judge a request as `submit` does, and start nothing.
 
     rehearsed: where nothing else is wrong, each model goes through one step, evaluation, save and reload, and all of it
-        is thrown away. watch: told the key of a model and what it begins with.
+        is thrown away; unless a run has the device. watch: told the key of a model and what it begins with.
     """
     facts, found = inspect(config, home, problems=problems)
     verdict = Verdict(
@@ -75,7 +77,12 @@ def validate(
         return verdict
     if why := _why_not(verdict, facts):
         return msgspec.structs.replace(verdict, not_rehearsed=why)
-    done = rehearse(config, facts.models, dataset_used(facts, config), facts.longest_row, engine=engine, watch=watch)
+    dataset = dataset_used(facts, config)
+    with DeviceLock(home, devices(os.environ)[0]) as device:
+        if not device.taken():
+            busy = f"{device.device} is busy. Rehearse again when it is free."
+            return msgspec.structs.replace(verdict, not_rehearsed=busy)
+        done = rehearse(config, facts.models, dataset, facts.longest_row, engine=engine, watch=watch)
     return msgspec.structs.replace(
         verdict, findings=in_order((*found, *findings(done, facts.free_memory_bytes))), rehearsal=done
     )

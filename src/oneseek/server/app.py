@@ -32,6 +32,7 @@ from oneseek.server import (
 from oneseek.server.guard import Guard, Names
 from oneseek.server.live import Live
 from oneseek.server.operations import Metered, Metrics
+from oneseek.server.places import hiding
 from oneseek.server.tasks import Tasks
 from oneseek.state.access import Access
 
@@ -61,7 +62,7 @@ def create_app(
     environment: of the server, in a form that reaches the processes of `work`. doing: the tasks that it starts.
     largest_upload: in bytes.
     """
-    metrics = Metrics(runs, live)
+    metrics, hide = Metrics(runs, live), hiding(home)
     app = FastAPI(
         title="OneSeek",
         description="LoRA adapters for several base models, trained side by side.",
@@ -78,16 +79,16 @@ def create_app(
         training.routes(runs, live, home=home, environment=environment, work=work, tasks=doing),
         socket.routes(live),
         artefacts.routes(runs.find, home, environment, work),
-        asking.routes(runs.find, home),
+        asking.routes(runs.find, hide),
         ledger_routes.routes(home, environment),
         datasets.routes(home, work, partial(_users, runs), largest=largest_upload),
         models.routes(home, doing, environment),
-        tasks.routes(doing),
+        tasks.routes(doing, hide),
     ):
         app.include_router(part)
-    errors.install(app)
+    errors.install(app, hide)
     bodies.describe(app)
-    return Metered(Guard(app, access, names), metrics)
+    return Metered(Guard(app, access, names, hide), metrics)
 
 
 def end(live: Live, doing: Tasks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, Literal
 from urllib.parse import quote
 
 import msgspec
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from oneseek import runs
@@ -23,8 +24,8 @@ from oneseek.errors import RunError, StorageError
 from oneseek.files.layout import Home, RunDirectory
 from oneseek.runs import Certified, Verified
 from oneseek.server import bodies
-from oneseek.server.errors import Failed, Refusal
-from oneseek.server.places import Places
+from oneseek.server.errors import ErrorBody, Refusal
+from oneseek.server.places import hiding
 
 Find = Callable[[str], RunDirectory]
 
@@ -61,12 +62,12 @@ class Certification(Certified, frozen=True, kw_only=True):
 def routes(find: Find, home: Home, environment: Mapping[str, str], work: Executor) -> APIRouter:
     """find: a run by its id; RunUnknown where there is none. environment: as `runs.certify` and `runs.verify` read it,
     in a form that reaches the processes of `work`."""
-    places = Places(home.root, home.models, *filter(None, [home.cache]))
-    router = APIRouter(prefix="/api/runs/{run_id}", dependencies=[Depends(places.in_errors)])
+    hide = hiding(home)
+    router = APIRouter(prefix="/api/runs/{run_id}")
 
     @router.get(
         "/artefacts",
-        responses=bodies.answers(Artefacts, _ARTEFACTS) | bodies.refuses(404, 409, 507),
+        responses=bodies.answers(Artefacts, _ARTEFACTS) | bodies.refuses(404, 409),
     )
     def artefacts(run_id: str) -> Response:
         """Every file of a run but what it still works with. Links are no files."""
@@ -76,7 +77,7 @@ def routes(find: Find, home: Home, environment: Mapping[str, str], work: Executo
         files = [Artefact(_spelt(name), at.st_size, digests.get(name)) for name, at in _files(directory).items()]
         return bodies.answer(Artefacts(run_id, files))
 
-    @router.get("/artefacts/{path:path}", responses=_DOWNLOAD | bodies.refuses(404, 409, 507))
+    @router.get("/artefacts/{path:path}", responses=_DOWNLOAD | bodies.refuses(404, 409))
     def artefact(run_id: str, path: str, request: Request) -> Response:
         """One file, by its path in the listing. With Range, the part of it that is asked for."""
         name = request.scope["path"].partition("/artefacts/")[2]  # `path` would lack a newline at its end
@@ -85,7 +86,7 @@ def routes(find: Find, home: Home, environment: Mapping[str, str], work: Executo
             raise _no_file(directory)
         return _download(_opened(directory, name), name, request.headers)
 
-    @router.get("/archive", responses=_ARCHIVE | bodies.refuses(404, 409, 507))
+    @router.get("/archive", responses=_ARCHIVE | bodies.refuses(404, 409))
     def archive(run_id: str) -> Response:
         """The same files as a tar archive: unpacked, `oneseek verify` takes it."""
         directory = find(run_id)
@@ -98,14 +99,14 @@ def routes(find: Find, home: Home, environment: Mapping[str, str], work: Executo
         """Whether nothing of a run was changed, and who signed it. This server's keys and ledger are trusted."""
         find(run_id)
         found = work.submit(runs.verify, run_id, home, environment=environment).result()
-        return bodies.answer(places.hide(found.wire()))
+        return bodies.answer(hide(found.wire()))
 
     @router.post("/certify", responses=bodies.answers(Certification, _CERTIFIED) | bodies.refuses(404, 409))
     def certify(run_id: str) -> Response:
         """Seal a completed run and enter it in the ledger. Doing it again does no harm."""
         found = runs.certify(find(run_id), home, environment)
         status = "completed" if found.problem else "certified"
-        return bodies.answer(places.hide({"status": status, **msgspec.to_builtins(found)}))
+        return bodies.answer(hide({"status": status, **msgspec.to_builtins(found)}))
 
     return router
 
@@ -141,19 +142,28 @@ def _opened(directory: RunDirectory, name: str) -> BinaryIO:
         StorageError: it can't be read.
     """
     try:
-        file = _open_without_links(directory.root, name)
+        return open_without_links(directory.root, name)
     except PermissionError as error:
         raise _unreadable(name, error) from error
     except OSError as error:
         raise _no_file(directory) from error
+
+
+def open_without_links(root: Path, name: str) -> BinaryIO:
+    """A regular file below `root`, folder by folder, so that none of them can be swapped for a link to elsewhere once
+    it was looked at.
+
+    Raises:
+        OSError: it is none, is behind a link, or can't be read.
+    """
+    file = _opened_below(root, name)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise _no_file(directory)
+        raise FileNotFoundError(errno.ENOENT, "no regular file", name)
     return file
 
 
-def _open_without_links(root: Path, name: str) -> BinaryIO:
-    """Folder by folder, so that none of them can be swapped for a link to elsewhere once it was looked at."""
+def _opened_below(root: Path, name: str) -> BinaryIO:
     if os.open not in os.supports_dir_fd:  # Windows, where making a link is a privilege
         return (root / name).open("rb", buffering=0)
     *folders, last = name.split("/")
@@ -322,7 +332,7 @@ _DOWNLOAD: dict[int | str, Any] = {
     200: {"description": "The file", "content": {"application/octet-stream": _BYTES}},
     206: {"description": "The part of it that was asked for", "content": {"application/octet-stream": _BYTES}},
     304: {"description": "Who asks has it already (If-None-Match)"},
-    **bodies.answers(Failed, status=416, description="The part begins behind the end of the file"),
+    **bodies.answers(ErrorBody, status=416, description="The part begins behind the end of the file"),
 }
 _ARCHIVE: dict[int | str, Any] = {200: {"description": "The archive", "content": {"application/x-tar": _BYTES}}}
 _ARTEFACTS = {"run_id": _RUN, "artefacts": [{"path": "journal.jsonl", "size": 20480, "sha256": "01234567" * 8}]}

@@ -17,12 +17,11 @@ from starlette.types import Message, Receive, Scope, Send
 from oneseek import runs
 from oneseek.errors import OneSeekError
 from oneseek.executors.answering import Begun
-from oneseek.files.layout import Home
 from oneseek.runs import Generated
 from oneseek.server import bodies
 from oneseek.server.artefacts import Find
 from oneseek.server.errors import Refusal, told
-from oneseek.server.places import Places
+from oneseek.server.places import Hide, as_it_is
 
 PATIENCE = 30.0
 """Seconds to wait for one's turn, and for a client that does not read."""
@@ -55,16 +54,16 @@ class Questions(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_o
     base: bool = True
 
 
-def routes(find: Find, home: Home, ask: Ask = runs.generate) -> APIRouter:
-    """find: a run by its id; RunUnknown where there is none. ask: `runs.generate`, or what stands in for it."""
-    places = Places(home.root, home.models, *filter(None, [home.cache]))
+def routes(find: Find, hide: Hide = as_it_is, ask: Ask = runs.generate) -> APIRouter:
+    """find: a run by its id; RunUnknown where there is none. hide: of what goes wrong in the middle of an answer. ask:
+    `runs.generate`, or what stands in for it."""
     router = APIRouter()
     turn = asyncio.Lock()
 
     @router.post(
         "/api/runs/{run_id}/generate",
         openapi_extra=bodies.asks(Questions, _QUESTIONS),
-        responses=_LINES | bodies.refuses(404, 408, 409, 413, 415, 429, 507),
+        responses=_LINES | bodies.refuses(404, 409, 429, *bodies.BODY),
     )
     async def generate(run_id: str, questions: Annotated[Questions, bodies.received(Questions)]) -> Response:
         """Put prompts to the models of a finished run. One generation at a time; it ends when who asked has gone."""
@@ -72,10 +71,9 @@ def routes(find: Find, home: Home, ask: Ask = runs.generate) -> APIRouter:
         models = asked.pop("models") or None
 
         def answers(begun: Begun) -> Generator[Generated, None, None]:
-            with places.hidden():
-                yield from ask(find(run_id), models=models, begun=begun, **asked)
+            yield from ask(find(run_id), models=models, begun=begun, **asked)
 
-        return _Answers(turn, answers)
+        return _Answers(turn, answers, hide)
 
     return router
 
@@ -83,10 +81,11 @@ def routes(find: Find, home: Home, ask: Ask = runs.generate) -> APIRouter:
 class _Answers(Response):
     """Lines of JSON, each sent as it comes. Who asks is watched all the while."""
 
-    def __init__(self, turn: asyncio.Lock, begin: Begin) -> None:
+    def __init__(self, turn: asyncio.Lock, begin: Begin, hide: Hide) -> None:
         super().__init__()
         self._turn = turn
         self._begin = begin
+        self._hide = hide
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         telling = asyncio.create_task(self._tell(send))
@@ -102,7 +101,7 @@ class _Answers(Response):
 
     async def _tell(self, send: Send) -> None:
         with suppress(ClientDisconnect):
-            async with _taken(self._turn), _conversation(self._begin) as lines:
+            async with _taken(self._turn), _conversation(self._begin, self._hide) as lines:
                 first = await anext(lines, b"")
                 await _send(send, {"type": "http.response.start", "status": 200, "headers": _HEADERS})
                 await _send(send, _body(first))
@@ -130,7 +129,7 @@ async def _taken(turn: asyncio.Lock) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _conversation(begin: Begin) -> AsyncIterator[AsyncIterator[bytes]]:
+async def _conversation(begin: Begin, hide: Hide) -> AsyncIterator[AsyncIterator[bytes]]:
     """The lines of a generation, which runs on one thread from its first step to its last. Leaving kills the process in
     which a model answers, whatever the thread waits for, and waits for the thread.
 
@@ -158,7 +157,7 @@ async def _conversation(begin: Begin) -> AsyncIterator[AsyncIterator[bytes]]:
             count += 1
             yield line
         if count and (error := asking.exception()):
-            yield _failure(error)
+            yield _failure(error, hide)
         else:
             await asking
 
@@ -188,12 +187,12 @@ async def _send(send: Send, message: Message) -> None:
         raise ClientDisconnect from None
 
 
-def _failure(error: BaseException) -> bytes:
+def _failure(error: BaseException, hide: Hide) -> bytes:
     if not isinstance(error, Exception):
         raise error
     if not isinstance(error, OneSeekError):
         _log.error("unforeseen", exc_info=error)
-    return msgspec.json.encode(told(error)[1]) + b"\n"
+    return msgspec.json.encode(hide(told(error)[1])) + b"\n"
 
 
 def _body(line: bytes, *, more: bool = True) -> Message:

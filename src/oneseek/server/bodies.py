@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from starlette.requests import ClientDisconnect
 
-from oneseek.server.errors import Failed, Refusal
+from oneseek.server.errors import ErrorBody, Refusal
 
 LARGEST_BODY = 1 << 20
 """Bytes of a JSON body. Files come another way."""
@@ -68,18 +68,18 @@ def answer(document: Any, status: int = 200, headers: dict[str, str] | None = No
 
 
 def asks(kind: Any, example: Any = None) -> dict[str, Any]:
-    """For a route's `openapi_extra`: its JSON body is of this kind."""
+    """For a route's `openapi_extra`: its JSON body is of this kind. The example may hold structs."""
     return {"requestBody": {"required": True, "content": _content(kind, example)}}
 
 
 def answers(kind: Any, example: Any = None, *, status: int = 200, description: str = "Done") -> dict[int | str, Any]:
-    """For a route's `responses`: it answers JSON of this kind."""
+    """For a route's `responses`: it answers JSON of this kind. The example may hold structs."""
     return {status: {"description": description, "content": _content(kind, example)}}
 
 
 def refuses(*statuses: int) -> dict[int | str, Any]:
     """For a route's `responses`: the errors that it may answer with, besides those of every route."""
-    return {status: {"description": _REFUSED[status], "content": _content(Failed)} for status in statuses}
+    return {status: {"description": _REFUSED[status], "content": _content(ErrorBody)} for status in statuses}
 
 
 _REFUSED = {
@@ -94,9 +94,9 @@ _REFUSED = {
     415: "The body is of another type than it has to be",
     421: "Not served by that name",
     429: "Too many requests",
-    502: "The ledger service does not answer",
+    502: "The ledger service, or the hub, does not answer as it should",
     503: "The ledger is damaged",
-    507: "The disk is full, or can't be written",
+    507: "The disk is full, or can't be read or written",
 }
 
 
@@ -131,8 +131,12 @@ _kinds: list[Any] = []
 def _content(kind: Any, example: Any = None) -> dict[str, Any]:
     _kinds.append(kind)
     (schema,), _ = msgspec.json.schema_components([kind], ref_template=_REFERENCE)
-    return {"application/json": {"schema": schema} | ({"example": example} if example is not None else {})}
+    shown = {} if example is None else {"example": msgspec.to_builtins(example)}
+    return {"application/json": {"schema": schema} | shown}
 
 
-EVERYWHERE = refuses(400, 401, 403, 421)
-"""What every route behind the guard may answer."""
+EVERYWHERE = refuses(400, 401, 403, 421, 429, 507)
+"""What every route behind the guard may answer; the guard itself reads the database."""
+
+BODY = (408, 413, 415)
+"""What a route with a JSON body may answer."""

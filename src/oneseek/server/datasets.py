@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from oneseek.config.schema import DataSection, split_list
@@ -26,9 +26,9 @@ from oneseek.datasets.write import convert_file
 from oneseek.errors import OneSeekError
 from oneseek.files.layout import Home
 from oneseek.registry.discover import selected
-from oneseek.server.bodies import answer, answers, asks, received, refuses
+from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.errors import Refusal
-from oneseek.server.places import Places
+from oneseek.server.places import hiding
 from oneseek.server.uploads import new_path
 from oneseek.server.uploads import received as received_file
 
@@ -96,20 +96,20 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
 
     in_use: the ids of runs that are not over and use the dataset of a hash. largest: bytes of one that is sent.
     """
-    places = Places(*filter(None, (home.root, home.models, home.cache)))
-    router = APIRouter(dependencies=[Depends(places.in_errors)])
+    hide = hiding(home)
+    router = APIRouter()
 
     @router.get("/api/datasets", responses=answers(store.Listing))
     def list_datasets() -> Response:
         """Every stored dataset, by name; then what is damaged."""
-        return answer(places.hide(msgspec.to_builtins(store.listing(home))))
+        return answer(hide(msgspec.to_builtins(store.listing(home))))
 
     @router.post(
         "/api/datasets",
         status_code=201,
         responses=answers(Added, _EXAMPLE, status=201)
         | answers(Added, status=200, description="The same content was there already")
-        | refuses(413, 415, 507),
+        | refuses(413, 415),
         openapi_extra={"requestBody": {"required": True, "content": _BINARY}},
     )
     async def add(request: Request, name: str) -> Response:
@@ -121,52 +121,52 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
         async with received_file(request, home, name, largest) as path:
             return _added(*await asyncio.wrap_future(work.submit(_taken_in, home, path, name)))
 
-    @router.get("/api/datasets/{id}", responses=answers(Dataset) | refuses(404))
-    def show(id: str) -> Response:  # noqa: A002
+    @router.get("/api/datasets/{dataset}", responses=answers(Dataset) | refuses(404))
+    def show(dataset: str) -> Response:
         """One dataset."""
-        return answer(_described(store.get(home, id, thoroughly=False)))
+        return answer(_described(store.get(home, dataset, thoroughly=False)))
 
-    @router.get("/api/datasets/{id}/preview", responses=answers(Preview) | refuses(404))
-    def preview(id: str, rows: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 5) -> Response:  # noqa: A002
+    @router.get("/api/datasets/{dataset}/preview", responses=answers(Preview) | refuses(404))
+    def preview(dataset: str, rows: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 5) -> Response:
         """Its first rows."""
-        return answer(work.submit(_previewed, home, id, rows).result())
+        return answer(work.submit(_previewed, home, dataset, rows).result())
 
-    @router.get("/api/datasets/{id}/statistics", responses=answers(Statistics) | refuses(404))
+    @router.get("/api/datasets/{dataset}/statistics", responses=answers(Statistics) | refuses(404))
     def statistics(
-        id: str,  # noqa: A002
+        dataset: str,
         models: Annotated[str, Query(alias="baseModels")] = "",
         max_length: Annotated[int, Query(alias="maxLength", ge=8, le=2**31 - 1)] = _MAX_LENGTH,
     ) -> Response:
         """How long its rows are, in characters, and in the tokens of each base model of a list with commas."""
-        found = work.submit(_counted, home, id, tuple(split_list(models)), max_length).result()
-        return answer(places.hide(msgspec.to_builtins(found)))
+        found = work.submit(_counted, home, dataset, tuple(split_list(models)), max_length).result()
+        return answer(hide(msgspec.to_builtins(found)))
 
     @router.get(
-        "/api/datasets/{id}/content",
+        "/api/datasets/{dataset}/content",
         responses=refuses(404) | {200: {"description": "The file", "content": _BINARY}},
     )
-    def content(id: str) -> Response:  # noqa: A002
+    def content(dataset: str) -> Response:
         """Its file, to be saved."""
-        stored = store.get(home, id, thoroughly=False)
+        stored = store.get(home, dataset, thoroughly=False)
         headers = {"ETag": f'"{stored.sha256}"'}
         path = store.path_of(home, stored)
         return FileResponse(path, headers=headers, media_type="application/octet-stream", filename=stored.name)
 
     @router.post(
-        "/api/datasets/{id}/convert",
+        "/api/datasets/{dataset}/convert",
         status_code=201,
         responses=answers(Added, status=201)
         | answers(Added, status=200, description="The same content was there already")
-        | refuses(404, 408, 413, 415, 507),
+        | refuses(404, *BODY),
         openapi_extra=asks(Conversion, {"to": "messages", "name": "town.parquet"}),
     )
-    def convert(id: str, asked: Annotated[Conversion, received(Conversion)]) -> Response:  # noqa: A002
+    def convert(dataset: str, asked: Annotated[Conversion, received(Conversion)]) -> Response:
         """Keep it in another format or container too. Nothing is lost by it: rows that the other format can't hold are
         named, and nothing is kept then."""
-        return _added(*work.submit(_converted, home, id, asked).result())
+        return _added(*work.submit(_converted, home, dataset, asked).result())
 
-    @router.delete("/api/datasets/{id}", responses=answers(Removed) | refuses(404, 409, 507))
-    def remove(id: str) -> Response:  # noqa: A002
+    @router.delete("/api/datasets/{dataset}", responses=answers(Removed) | refuses(404, 409))
+    def remove(dataset: str) -> Response:
         """Remove it, unless a run uses it that is not over."""
 
         def refuse(sha256: str) -> None:
@@ -177,7 +177,7 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
                     "Remove it when that is over; or stop it first.",
                 )
 
-        removed = store.remove(home, id, refuse)
+        removed = store.remove(home, dataset, refuse)
         return answer(Removed(removed=removed.sha256, name=removed.name if isinstance(removed, Stored) else None))
 
     return router

@@ -12,13 +12,12 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 
 from oneseek.errors import AccessRefused
-from oneseek.server.bodies import answer, answers, asks, received, refuses
+from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.errors import Refusal
 from oneseek.server.guard import cookie_name, session_secret
 from oneseek.state.access import Access, AccessUnknown, Identity, Scope, Session, Token, TooManyTries
 
 _AT_ONCE = 2  # each passphrase that is hashed takes 64 MiB and all of a core
-_BODY = refuses(408, 413, 415)
 
 Passphrase = Annotated[str, msgspec.Meta(max_length=1024)]
 Given = TypeVarTuple("Given")
@@ -80,9 +79,9 @@ class Tokens(msgspec.Struct, frozen=True):
 _NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _MIDNIGHT = datetime(2026, 3, 2, tzinfo=UTC)
 _PASSPHRASE = "correct horse battery staple"
-_STANDING = msgspec.to_builtins(Standing(True, True, "admin", "session", "5f0c1a7be2d94068", "administrator"))
-_SESSION = msgspec.to_builtins(Session("5f0c1a7be2d94068", "Mozilla/5.0", _NOON, _NOON, _MIDNIGHT))
-_TOKEN = msgspec.to_builtins(Token("9b21e4d07c3f5a86", "nightly", "run", _NOON, None, None))
+_STANDING = Standing(True, True, "admin", "session", "5f0c1a7be2d94068", "administrator")
+_SESSION = Session("5f0c1a7be2d94068", "Mozilla/5.0", _NOON, _NOON, _MIDNIGHT)
+_TOKEN = Token("9b21e4d07c3f5a86", "nightly", "run", _NOON, None, None)
 
 
 def routes(access: Access, *, secure: bool) -> APIRouter:
@@ -90,7 +89,7 @@ def routes(access: Access, *, secure: bool) -> APIRouter:
 
     secure: browsers reach the server by https.
     """
-    router = APIRouter(tags=["access"])
+    router = APIRouter()
     cookie = cookie_name(secure)
     hashing = CapacityLimiter(_AT_ONCE)
 
@@ -119,14 +118,14 @@ def routes(access: Access, *, secure: bool) -> APIRouter:
         "/api/setup",
         status_code=204,
         openapi_extra=asks(SetUp, {"link": "osl_...", "passphrase": _PASSPHRASE}),
-        responses=_BODY | refuses(409),
+        responses=refuses(409, *BODY),
     )
     async def set_up(request: Request, body: Annotated[SetUp, received(SetUp)]) -> Response:
         """Set the administrator's passphrase, by a one-time link, and log in. A newer link replaces a lost one."""
         try:
             secret = await proved(access.administer, body.link, body.passphrase, _agent(request))
         except AccessRefused as error:
-            if not access.set_up:
+            if not await to_thread.run_sync(lambda: access.set_up):
                 raise
             raise Refusal(409, f"There is an administrator already. {error.problem}", error.fix) from error
         return with_session(secret)
@@ -135,7 +134,7 @@ def routes(access: Access, *, secure: bool) -> APIRouter:
         "/api/login",
         status_code=204,
         openapi_extra=asks(LogIn, {"passphrase": _PASSPHRASE}),
-        responses=_BODY | refuses(429),
+        responses=refuses(429, *BODY),
     )
     async def log_in(request: Request, body: Annotated[LogIn, received(LogIn)]) -> Response:
         """Begin a session: its secret is in the cookie, which pages of other sites can neither read nor send."""
@@ -156,14 +155,14 @@ def routes(access: Access, *, secure: bool) -> APIRouter:
         "/api/passphrase",
         status_code=204,
         openapi_extra=asks(Change, {"current": _PASSPHRASE, "new": "four other words than those"}),
-        responses=_BODY | refuses(429),
+        responses=refuses(429, *BODY),
     )
     async def change(request: Request, body: Annotated[Change, received(Change)]) -> Response:
         """Set another passphrase. All sessions end but the one that asks."""
         await proved(access.change_passphrase, body.current, body.new, _secret(request))
         return Response(status_code=204)
 
-    @router.get("/api/sessions", responses=answers(Sessions, {"sessions": [_SESSION]}))
+    @router.get("/api/sessions", responses=answers(Sessions, Sessions((_SESSION,))))
     def sessions() -> Response:
         """All sessions that go on, the newest first."""
         return answer(Sessions(access.sessions()))
@@ -173,7 +172,7 @@ def routes(access: Access, *, secure: bool) -> APIRouter:
         """End a session."""
         return _removed(access.end_session, session_id, "/api/sessions")
 
-    @router.get("/api/tokens", responses=answers(Tokens, {"tokens": [_TOKEN]}))
+    @router.get("/api/tokens", responses=answers(Tokens, Tokens((_TOKEN,))))
     def tokens() -> Response:
         """All tokens that were not revoked, the newest first."""
         return answer(Tokens(access.tokens()))
@@ -182,12 +181,12 @@ def routes(access: Access, *, secure: bool) -> APIRouter:
         "/api/tokens",
         status_code=201,
         openapi_extra=asks(NewToken, {"name": "nightly", "scope": "run", "days": 90}),
-        responses=answers(Made, _TOKEN | {"secret": "osk_..."}, status=201) | _BODY,
+        responses=answers(Made, _made(_TOKEN, "osk_..."), status=201) | refuses(*BODY),
     )
     def make_token(body: Annotated[NewToken, received(NewToken)]) -> Response:
         """Make a token for a program. Its secret is told this once."""
         token, secret = access.create_token(body.name, body.scope, body.days)
-        return answer(Made(*msgspec.structs.astuple(token), secret=secret), 201)
+        return answer(_made(token, secret), 201)
 
     @router.delete("/api/tokens/{token_id}", status_code=204, responses=refuses(404))
     def revoke_token(token_id: str) -> Response:
@@ -200,6 +199,10 @@ def routes(access: Access, *, secure: bool) -> APIRouter:
         return session_secret(request.scope["headers"], cookie) if who and who.kind == "session" else ""
 
     return router
+
+
+def _made(token: Token, secret: str) -> Made:
+    return Made(*msgspec.structs.astuple(token), secret=secret)
 
 
 def _asking(request: Request) -> Identity | None:

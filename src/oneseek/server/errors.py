@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -28,6 +29,7 @@ from oneseek.errors import (
     StorageError,
 )
 from oneseek.preflight.finding import body
+from oneseek.server.places import Hide, as_it_is
 
 STATUSES: dict[type[OneSeekError], int] = {
     OneSeekError: 500,
@@ -66,16 +68,16 @@ class Error(msgspec.Struct, kw_only=True, omit_defaults=True):
     findings: list[dict[str, Any]] | None = None
 
 
-class Failed(msgspec.Struct):
+class ErrorBody(msgspec.Struct):
     """The body of every answer that is no success."""
 
     error: Error
 
 
-def install(app: FastAPI) -> None:
-    """Let every error of an application take the one form."""
+def install(app: FastAPI, hide: Hide = as_it_is) -> None:
+    """Let every error of an application take the one form, and name no place of the server."""
     for kind in (HTTPException, RequestValidationError, OneSeekError, Exception):
-        app.add_exception_handler(kind, _failed)
+        app.add_exception_handler(kind, partial(_failed, hide))
 
 
 def status_of(error: OneSeekError) -> int:
@@ -96,17 +98,27 @@ def told(error: Exception) -> tuple[int, dict[str, Any], Mapping[str, str]]:
     return 500, _error(500, "The server failed.", "See the server's own log."), {}
 
 
-def response(error: Exception) -> Response:
+def response(error: Exception, hide: Hide = as_it_is) -> Response:
+    """The answer to a request that failed."""
     status, document, headers = told(error)
-    return Response(msgspec.json.encode(document), status, dict(headers), "application/json")
+    return Response(msgspec.json.encode(hide(document)), status, dict(headers), "application/json")
 
 
-def _failed(_: Request, error: Exception) -> Response:
-    answer = response(error)
+def _failed(hide: Hide, _: Request, error: Exception) -> Response:
+    answer = response(error, hide)
     if answer.status_code == 500:
         _log.error("unforeseen", exc_info=error)
     return answer
 
 
 def _error(status: int, problem: str, fix: str) -> dict[str, Any]:
-    return {"error": {"code": HTTPStatus(status).phrase.replace(" ", ""), "message": problem, "fix": fix}}
+    return {"error": {"code": code_of(status), "message": problem, "fix": fix}}
+
+
+def code_of(status: int) -> str:
+    """The code of a refusal that is no OneSeekError."""
+    return _RENAMED.get(status) or HTTPStatus(status).phrase.replace(" ", "")
+
+
+_RENAMED = {413: "ContentTooLarge", 416: "RangeNotSatisfiable", 422: "UnprocessableContent"}
+"""As RFC 9110 has them; Python took its phrases over in 3.13."""

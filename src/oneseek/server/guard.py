@@ -3,10 +3,12 @@ sockets alike; what is refused here reaches nothing behind it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from anyio import CapacityLimiter, to_thread
@@ -17,7 +19,13 @@ from oneseek.errors import ConfigError, OneSeekError
 from oneseek.server import errors
 from oneseek.server.access import SAFE, SOCKET, scope_of, suffices
 from oneseek.server.errors import Refusal
+from oneseek.server.places import Hide, as_it_is
+from oneseek.server.shares import Shares, Turn
+from oneseek.server.work import ASKING
 from oneseek.state.access import Access, Identity
+
+LOOK_AGAIN = 20.0
+"""Seconds until it is looked again whether who is still being answered, or has a socket open, is still known."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -37,6 +45,7 @@ _AUTHORITY = re.compile(r"(?P<name>[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f
 _PUBLIC = re.compile(r"https://(?P<authority>[^/]+)/?")
 _AS_NAME = "Write it as NAME or NAME:PORT, an address of IPv6 in brackets."
 _LOOKING_UP = 4  # threads
+_LAST_WORD = 3.0  # seconds for the closing frame of who does not read
 
 _log = logging.getLogger("oneseek.access")
 
@@ -113,10 +122,15 @@ def _values(headers: Headers, wanted: bytes) -> list[str]:
 
 class Guard:
     """Around an application: refuses what is not allowed, tells it who asks (`identity` in the request's state, None
-    where nobody is known), adds the headers that every answer has, and logs one line a request to `oneseek.access`."""
+    where nobody is known), adds the headers that every answer has, and logs one line a request to `oneseek.access`.
+    Answers and sockets end when who asked is not known any more, and nobody gets so many that others get none.
 
-    def __init__(self, app: ASGIApp, access: Access, names: Names) -> None:
+    hide: of what it refuses with itself, which reaches strangers.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, names: Names, hide: Hide = as_it_is) -> None:
         self._app = app
+        self._hide = hide
         self._access = access
         self._names = names
         self._cookie = cookie_name(names.secure)
@@ -124,6 +138,7 @@ class Guard:
         # In threads, since another process that writes may keep a look-up waiting; of its own, since routes that wait
         # for something may keep all others busy.
         self._threads = CapacityLimiter(_LOOKING_UP)
+        self._shares = Shares()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -134,14 +149,15 @@ class Guard:
         state = scope.setdefault("state", {})
         state["identity"] = None
         try:
+            _check_length(scope["headers"])
             self._check_host(scope["headers"])
             self._check_origin(scope["headers"])
-            state["identity"] = await self._identity(scope["headers"])
-            _check_allowed(scope, state["identity"])
+            who = state["identity"] = await self._identity(scope["headers"])
+            _check_allowed(scope, who)
         except (Refusal, OneSeekError) as error:
-            await answer.refuse(error)
+            await answer.refuse(error, self._hide)
         else:
-            await self._app(scope, receive, answer)
+            await self._let_in(scope, receive, answer, who)
         finally:
             who = state["identity"]
             told = {
@@ -173,6 +189,41 @@ class Guard:
                 "Open the page by the address that OneSeek printed, or start it with --allowed-host NAME.",
             )
 
+    async def _let_in(self, scope: Scope, receive: Receive, answer: _Answer, who: Identity | None) -> None:
+        """Let the application answer when it is their turn, for as long as they are known: what was revoked watches
+        nothing any more."""
+        if who is None:
+            await self._app(scope, receive, answer)
+            return
+        try:
+            async with self._shares.turn(who) as answer.turn:
+                ASKING.set(f"{who.kind} {who.id}")
+                await self._answer_while_known(scope, receive, answer)
+        except Refusal as error:
+            await answer.refuse(error, self._hide)
+
+    async def _answer_while_known(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        answering = asyncio.ensure_future(self._app(scope, receive, answer))
+        try:
+            while not (await asyncio.wait((answering,), timeout=LOOK_AGAIN))[0]:
+                if not await self._is_known(scope["headers"]):
+                    answering.cancel()
+                    await asyncio.wait((answering,))
+                    await answer.end(_unknown("Who asks is not known any more."))
+                    return
+            await answering
+        finally:
+            answering.cancel()
+
+    async def _is_known(self, headers: Headers) -> bool:
+        try:
+            return await self._identity(headers) is not None
+        except Refusal:
+            return False
+        except OneSeekError as error:  # a database that is busy cuts nobody off; it is looked again
+            _log.warning("not looked up", extra={"problem": str(error)})
+            return True
+
     async def _identity(self, headers: Headers) -> Identity | None:
         """The header Authorization decides alone where it is: a wrong token is no reason to look for a cookie."""
         given = _values(headers, b"authorization")
@@ -188,6 +239,18 @@ class Guard:
 
     async def _looked_up(self, look_up: Callable[[str], Identity | None], secret: str) -> Identity | None:
         return await to_thread.run_sync(look_up, secret, limiter=self._threads)
+
+
+def _check_length(headers: Headers) -> None:
+    """Of a request that says in two ways where it ends, a proxy in front may have believed the other: what is the rest
+    of it here was somebody else's next request there. https://www.rfc-editor.org/rfc/rfc9112#section-6.1"""
+    if _values(headers, b"content-length") and _values(headers, b"transfer-encoding"):
+        raise Refusal(
+            400,
+            "The request has both Content-Length and Transfer-Encoding.",
+            "Send one of them.",
+            {"Connection": "close"},
+        )
 
 
 def _check_allowed(scope: Scope, who: Identity | None) -> None:
@@ -227,10 +290,11 @@ def _unknown(problem: str) -> Refusal:
 
 class _Answer:
     """Where an application sends its answer to. `status`: of the answer, 101 where a socket was opened, None until
-    there is one."""
+    there is one. `turn`: of who asks, which those who watch need no more."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, headers: dict[str, str]) -> None:
         self.status: int | None = None
+        self.turn: Turn | None = None
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -240,23 +304,40 @@ class _Answer:
         kind = message["type"]
         if kind == "websocket.close" and self.status is None and self._tells_sockets:
             # Starlette's way to say that no route is there: a server would make it a 403 without a word.
-            await self.refuse(Refusal(404, "There is no socket here.", "See docs/api.md."))
+            await self.refuse(Refusal(404, "There is no socket here.", "See docs/api.md."), as_it_is)
             return
         if kind in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
             self._add_headers(message)
+            if self.turn and MutableHeaders(scope=message).get("Content-Type", "").startswith("text/event-stream"):
+                self.turn.end()
         elif kind == "websocket.accept":
             self.status = 101
+            if self.turn:
+                self.turn.end()
         elif kind == "websocket.close" and self.status is None:
             self.status = 403  # what a server answers that can't be told the status
         await self._send(message)
 
-    async def refuse(self, error: Exception) -> None:
+    async def refuse(self, error: Exception, hide: Hide) -> None:
         """Answer with an error, a socket before it is opened."""
         if self._scope["type"] == "websocket" and not self._tells_sockets:
             await self({"type": "websocket.close", "code": 1008})
         else:
-            await errors.response(error)(self._scope, self._receive, self)
+            await errors.response(error, hide)(self._scope, self._receive, self)
+
+    async def end(self, error: Refusal) -> None:
+        """End an answer early, with an error where there is none yet. One that has begun just breaks off.
+
+        Raises:
+            Refusal: the error, where there is none yet.
+        """
+        if self.status is None:
+            raise error
+        if self.status == 101:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORD):
+                    await self._send({"type": "websocket.close", "code": 1008, "reason": error.detail})
 
     @property
     def _tells_sockets(self) -> bool:

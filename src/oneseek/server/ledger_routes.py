@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from oneseek.errors import LedgerUnavailable
 from oneseek.files.layout import Home
@@ -17,7 +17,6 @@ from oneseek.ledger.log import Log
 from oneseek.runs import ledger as ledgers
 from oneseek.server import bodies
 from oneseek.server.errors import Refusal
-from oneseek.server.places import Places
 
 MOST_AT_ONCE = 1000
 """Entries in one answer."""
@@ -58,8 +57,7 @@ def routes(home: Home, environment: Mapping[str, str]) -> APIRouter:
     The ledger is opened for each request: it may begin with a later run, be restored from a backup, or be a service,
     whose client is for one thread; and nothing is kept that has to be closed.
     """
-    places = Places(home.root, home.models)
-    router = APIRouter(prefix="/api/ledger", dependencies=[Depends(places.in_errors)])
+    router = APIRouter(prefix="/api/ledger")
     threads = ThreadPoolExecutor(_AT_ONCE, "ledger")
 
     async def asked(question: Callable[[Log], Found]) -> Found:
@@ -150,7 +148,7 @@ def _text_like(example: str) -> dict[int | str, Any]:
 
 
 _FROM_ZERO = "The first is 0."
-_REFUSES = bodies.refuses(409, 502, 503, 507)
+_REFUSES = bodies.refuses(409, 502, 503)
 _ORIGIN = "oneseek-ledger/0123456789abcdef"
 _SUMMARY = {"origin": _ORIGIN, "size": 2, "root": "01234567" * 8, "key": f"{_ORIGIN}+01234567+AQIDBA=="}
 _CHECKPOINT = f"{_ORIGIN}\n2\nAQIDBA==\n\n— {_ORIGIN} AQIDBA==\n"

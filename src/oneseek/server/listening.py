@@ -34,6 +34,7 @@ STANDSTILL = 60.0
 FAREWELL = 5.0
 """Seconds that a socket which is to be closed may take to go, and that requests under way may when the service ends."""
 
+_SHY = 1.0  # seconds until who has connected should have asked for something, where others wait
 _PING = 20.0  # seconds between pings to an open socket, and for an answer to one
 _SAID_BY_VIEWERS = 64 << 10  # bytes of a message: they have nothing to say
 _BYTES_MOVED = struct.Struct("120xQQ")  # acknowledged by the other side, received from it: struct tcp_info of Linux
@@ -138,7 +139,8 @@ def configured(
 ) -> uvicorn.Config:
     """How an application is served.
 
-    connections: when there are more, open sockets included, requests are answered with 503. with_sockets: it has
+    connections: when there are more, open sockets included, idle ones are let go, and where there are none requests are
+        answered with 503. with_sockets: it has
         WebSockets, and a beginning and an end of its own.
     """
     config = uvicorn.Config(
@@ -201,7 +203,25 @@ class _Connection(H11Protocol):
         self.access_log = False  # addresses may hold what somebody took for the place of a token
         self._seen: object = None
         self._since = self.loop.time()
+        self._make_room()
         self._look_later()
+
+    def _make_room(self) -> None:
+        """Where too many are connected, let those go that ask for nothing: whoever connects and stays silent, however
+        often, keeps nobody from being answered, and this process from opening no file."""
+        if self.limit_concurrency is None or len(self.connections) < self.limit_concurrency:
+            return
+        for other in list(self.connections):
+            if isinstance(other, _Connection) and other.is_idle and self.loop.time() - other._since >= _SHY:
+                other.transport.abort()
+                self.connections.discard(other)
+                if len(self.connections) < self.limit_concurrency:
+                    return
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that was asked for here is still to be answered."""
+        return self.cycle is None or self.cycle.response_complete
 
     def _look_later(self) -> None:
         self.loop.call_later(min(PATIENCE, STANDSTILL) / 2, self._look)
@@ -218,7 +238,7 @@ class _Connection(H11Protocol):
 
     def _awaited(self) -> tuple[object, float, Callable[[], None]]:
         """What stays the same while the other side does nothing, for how long it may, and what ends it then."""
-        answered = self.cycle is None or self.cycle.response_complete
+        answered = self.is_idle
         unread = self.transport.get_write_buffer_size() > 0
         if unread or (not answered and self.cycle.more_body and not self.flow.read_paused):
             return _moved(self.transport), STANDSTILL, self.transport.abort  # closing waits until all is read

@@ -20,6 +20,7 @@ from oneseek.errors import JournalDamaged, OneSeekError, Refused, RunUnknown, St
 from oneseek.events.state import RunState, apply, begin
 from oneseek.events.wire import initial_state, wire
 from oneseek.files.layout import RunDirectory
+from oneseek.journal.file import require_regular
 from oneseek.journal.record import GENESIS, decode
 from oneseek.runs.find import status
 from oneseek.runs.recorder import is_running
@@ -368,6 +369,7 @@ class _Follower:
 
     def _stamp(self) -> tuple[int, int]:
         with _reading(self.directory):
+            require_regular(self.directory.journal)
             found = self.directory.journal.stat()
         if found.st_size < self.place.offset:
             raise _shorter(self.run_id)

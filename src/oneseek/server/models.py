@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from oneseek.config.schema import split_list
 from oneseek.datasets.limited import template_traits
@@ -20,9 +21,9 @@ from oneseek.registry.coverage import asked_for, coverage
 from oneseek.registry.discover import discover
 from oneseek.registry.hub import HubError, HubErrorKind, is_hub_id, locate, pickled
 from oneseek.registry.pull import Pull, PullProgress, look_up, pull
-from oneseek.server.bodies import answer, answers, asks, received, refuses
+from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.errors import Refusal
-from oneseek.server.places import Places
+from oneseek.server.places import hiding
 from oneseek.server.tasks import Progress, Task, Tasks, Tell
 
 STATUSES: dict[HubErrorKind, int] = {
@@ -47,8 +48,8 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def routes(home: Home, tasks: Tasks, environment: Mapping[str, str]) -> APIRouter:
     """Everything below /api/models. A model is called by its key, or by its id on the hub (`org/name`)."""
     cache = home.cache or cache_directory(environment)
-    places = Places(home.root, home.models, cache)
-    router = APIRouter(dependencies=[Depends(places.in_errors)])
+    hide = hiding(home)
+    router = APIRouter()
 
     def known(key: str) -> ModelInfo:
         found = discover(home.models, cache)
@@ -63,7 +64,7 @@ def routes(home: Home, tasks: Tasks, environment: Mapping[str, str]) -> APIRoute
     @router.get("/api/models", responses=answers(dict[str, list[dict[str, Any]]]))
     def list_models() -> Response:
         """Every base model in the models directory and in the Hugging Face cache, as `oneseek models list --json`."""
-        return answer({"models": places.hide(discover(home.models, cache).wire())})
+        return answer({"models": hide(discover(home.models, cache).wire())})
 
     @router.get("/api/models/{key:path}", responses=answers(dict[str, Any]) | refuses(404, 502))
     def show(key: str, targets: Annotated[str, Query(alias="targetModules")] = "") -> Response:
@@ -72,12 +73,12 @@ def routes(home: Home, tasks: Tasks, environment: Mapping[str, str]) -> APIRoute
         model = known(key)
         cover = coverage(model, asked_for(split_list(targets)))
         more = {"template": msgspec.to_builtins(template_traits(model)), "coverage": cover.wire()}
-        return answer(places.hide(model.wire() | more))
+        return answer(hide(model.wire() | more))
 
     @router.post(
         "/api/models/pull",
         status_code=202,
-        responses=answers(Task, status=202, description="It is a task") | refuses(404, 408, 413, 415, 429, 502, 507),
+        responses=answers(Task, status=202, description="It is a task") | refuses(404, 429, 502, *BODY),
         openapi_extra=asks(Wanted, {"name": "HuggingFaceTB/SmolLM2-135M-Instruct"}),
     )
     def pull_model(asked: Annotated[Wanted, received(Wanted)]) -> Response:
@@ -87,12 +88,8 @@ def routes(home: Home, tasks: Tasks, environment: Mapping[str, str]) -> APIRoute
         with _answered():
             wanted = look_up(in_cache.get(asked.name, asked.name), cache)
 
-        def fetch(tell: Tell) -> Any:
-            with places.hidden():
-                return _fetched(wanted, tell)
-
         about = {"model": wanted.model.hub_id, "revision": wanted.model.commit}
-        return answer(tasks.start("pull", about, fetch, wanted.warning), 202)
+        return answer(tasks.start("pull", about, partial(_fetched, wanted), wanted.warning), 202)
 
     @router.post(
         "/api/models/{key}/convert",
@@ -104,8 +101,7 @@ def routes(home: Home, tasks: Tasks, environment: Mapping[str, str]) -> APIRoute
         path = pickled(known(key))
 
         def write(tell: Tell) -> Any:
-            with places.hidden():
-                return {"key": key, "written": convert_model(path, lambda: tell(None))}
+            return {"key": key, "written": convert_model(path, lambda: tell(None))}
 
         return answer(tasks.start("convert", {"model": key}, write), 202)
 

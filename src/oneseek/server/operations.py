@@ -30,7 +30,7 @@ from oneseek import __version__
 from oneseek.errors import OneSeekError
 from oneseek.files.layout import Home
 from oneseek.runs.queue import ACTIVE, Supervisor
-from oneseek.server.bodies import answer, answers, refuses
+from oneseek.server.bodies import answer, answers
 from oneseek.server.live import Live
 from oneseek.state.access import Access
 
@@ -125,14 +125,13 @@ class Metered:
 
 def routes(metrics: Metrics, access: Access, home: Home) -> APIRouter:
     """/healthz and /metrics."""
-    router = APIRouter(tags=["operations"])
+    router = APIRouter()
     well = Health("ok", __version__)
     unwell = Health("unavailable", __version__)
 
     @router.get(
         "/healthz",
-        responses=answers(Health, msgspec.to_builtins(well))
-        | answers(Health, msgspec.to_builtins(unwell), status=503, description="It can't"),
+        responses=answers(Health, well) | answers(Health, unwell, status=503, description="It can't"),
     )
     def health() -> Response:
         """Whether the server can do its work; who needs to know why not reads its log."""
@@ -144,7 +143,7 @@ def routes(metrics: Metrics, access: Access, home: Home) -> APIRouter:
             return answer(unwell, 503)
         return answer(well)
 
-    @router.get("/metrics", responses=_metrics_text() | refuses(507))
+    @router.get("/metrics", responses=_metrics_text())
     async def figures() -> Response:
         """What Prometheus reads: https://prometheus.io/docs/instrumenting/exposition_formats/"""
         return Response(await metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

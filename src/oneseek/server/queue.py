@@ -8,8 +8,8 @@ import msgspec
 from fastapi import APIRouter, Response
 
 from oneseek.runs.queue import Place, Supervisor
-from oneseek.server.bodies import answer, answers, asks, received, refuses
-from oneseek.server.runs import BODY, WAITING
+from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
+from oneseek.server.runs import WAITING
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ def routes(runs: Supervisor) -> APIRouter:
     """Everything below /api/queue."""
     router = APIRouter()
 
-    @router.get("/api/queue", responses=answers(Waiting, {"devices": ["cpu"], "queue": [WAITING]}) | refuses(507))
+    @router.get("/api/queue", responses=answers(Waiting, {"devices": ["cpu"], "queue": [WAITING]}))
     def queue() -> Response:
         """Who trains, and who waits."""
         return answer(Waiting(tuple(runs.devices), runs.places()))
@@ -38,13 +38,13 @@ def routes(runs: Supervisor) -> APIRouter:
     @router.patch(
         "/api/queue/{run_id}",
         openapi_extra=asks(Move, {"position": 0}),
-        responses=answers(Place, WAITING) | refuses(404, 409, 507, *BODY),
+        responses=answers(Place, WAITING) | refuses(404, 409, *BODY),
     )
     def move(run_id: str, asked: Annotated[Move, received(Move)]) -> Response:
         """Let a waiting run come sooner or later; behind the last is the last place."""
         return answer(runs.move(run_id, asked.position))
 
-    @router.delete("/api/queue/{run_id}", status_code=204, responses=refuses(404, 409, 507))
+    @router.delete("/api/queue/{run_id}", status_code=204, responses=refuses(404, 409))
     def leave(run_id: str) -> Response:
         """Take a waiting run out of the queue. It can be resumed."""
         runs.dequeue(run_id)

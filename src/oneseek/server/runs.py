@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from fastapi import APIRouter, Query, Response
 
-from oneseek.errors import RunError
+from oneseek.errors import RunUnknown
 from oneseek.events.wire import detail
 from oneseek.files.durable import storage_errors
 from oneseek.files.layout import Home
@@ -17,7 +17,8 @@ from oneseek.names import normalize_model_name
 from oneseek.runs import KnownRun, OldRun, describe, list_runs, old_runs
 from oneseek.runs.old import old_named
 from oneseek.runs.queue import Place, Supervisor
-from oneseek.server.bodies import answer, answers, asks, received, refuses
+from oneseek.server.artefacts import open_without_links
+from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.errors import Refusal
 
 TAIL: Final = 64 << 10
@@ -68,7 +69,7 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
         """One run, with its leaderboard and the answers to its sample prompts; or what the old system left of one."""
         try:
             known = describe(runs.find(run_id))
-        except RunError:
+        except RunUnknown:
             old = old_named(run_id, home)
             if old is None:
                 raise
@@ -79,8 +80,7 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
         "/api/runs/{run_id}/stop",
         status_code=202,
         openapi_extra=asks(Stop, {"when": "after-epoch"}),
-        responses=answers(dict[str, Any], LISTED, status=202, description="It was told")
-        | refuses(404, 409, 507, *BODY),
+        responses=answers(dict[str, Any], LISTED, status=202, description="It was told") | refuses(404, 409, *BODY),
     )
     def stop(run_id: str, asked: Annotated[Stop, received(Stop)]) -> Response:
         """Stop a run that is running or waits for its turn."""
@@ -91,14 +91,13 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
         "/api/runs/{run_id}/resume",
         status_code=202,
         openapi_extra=asks(Resume, {"device": "cpu"}),
-        responses=answers(Place, WAITING, status=202, description="It waits for its turn")
-        | refuses(404, 409, 507, *BODY),
+        responses=answers(Place, WAITING, status=202, description="It waits for its turn") | refuses(404, 409, *BODY),
     )
     def resume(run_id: str, asked: Annotated[Resume, received(Resume)]) -> Response:
         """Let a run that was stopped, interrupted or failed go on from its last whole epoch."""
         return answer(runs.resume(run_id, asked.device), 202)
 
-    @router.get("/api/runs/{run_id}/log", response_class=_Text, responses=refuses(404, 507))
+    @router.get("/api/runs/{run_id}/log", response_class=_Text, responses=refuses(404))
     def log(
         run_id: str,
         most: Annotated[int, Query(alias="bytes", ge=1, le=LONGEST_TAIL, description="of its end")] = TAIL,
@@ -107,10 +106,10 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
         """The end of what a run's process said, where this server started it; of a model's worker while it is there."""
         directory = runs.find(run_id)
         if model is None:
-            return _Text(_tail(home.run_log(directory.run_id), most))
+            return _Text(_tail(home.root, home.run_log(directory.run_id), most))
         if not model or normalize_model_name(model) != model:  # it becomes the name of a file
             raise Refusal(404, f"{model[:80]!r} is not the key of a model.", f"GET /api/runs/{run_id} has them.")
-        return _Text(_tail(directory.worker_log(model), most))
+        return _Text(_tail(directory.root, directory.worker_log(model), most))
 
     return router
 
@@ -120,14 +119,16 @@ class _Text(Response):
     charset = "utf-8"
 
 
-def _tail(path: Path, most: int) -> str:
-    """The end of a log. Workers write what they like, so what is no text there is replaced."""
+def _tail(root: Path, path: Path, most: int) -> str:
+    """The end of a log below `root`. Workers write what they like, so what is no text there is replaced."""
     with storage_errors(path):
         try:
-            with path.open("rb") as file:
+            with open_without_links(root, path.relative_to(root).as_posix()) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - most))
                 return file.read(most).decode("utf-8", "replace")
-        except FileNotFoundError:
+        except PermissionError:
+            raise
+        except OSError:  # none, or something that is no file
             raise Refusal(
                 404,
                 f"There is no log {path.stem}.",
@@ -135,10 +136,7 @@ def _tail(path: Path, most: int) -> str:
             ) from None
 
 
-BODY = (408, 413, 415)
-"""What every route with a JSON body may answer besides."""
-
-WAITING = {"run_id": "run-20251122-143025", "device": "cpu", "position": 0, "status": "queued", "pid": None}
+WAITING = Place(run_id="run-20251122-143025", device="cpu", position=0, status="queued", pid=None)
 LISTED = {
     "run_id": "run-20251122-143025",
     "status": "certified",

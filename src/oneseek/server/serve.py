@@ -100,7 +100,7 @@ def serve(
 
 def _spare_collections() -> None:
     """What stands by now stays, so the garbage collector need not look at it again: with a thousand who watch, one look
-    at everything stopped the event loop for half a second (docs/performance.md)."""
+    at everything stopped the event loop for half a second (docs/decisions/2026-11-21-server.md)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 100)

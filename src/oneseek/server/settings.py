@@ -132,7 +132,7 @@ class Settings(msgspec.Struct, frozen=True):
 def routes() -> APIRouter:
     """What there is to set: for people's forms and programs' checks."""
     router = APIRouter()
-    example = {"settings": [msgspec.to_builtins(_told(reference.settings()["lora.r"]))]}
+    example = Settings((_told(reference.settings()["lora.r"]),))
 
     @router.get("/api/config", responses=answers(Settings, example))
     def every_setting() -> Response:

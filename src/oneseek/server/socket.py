@@ -1,7 +1,7 @@
 """What is told of a run while it goes on: over a WebSocket, or as server-sent events.
 
 WS  /ws/training?runId=&after=&batch=1&form=wire|journal
-GET /api/training/{runId}/events?after=&batch=1&form=wire|journal
+GET /api/training/{run_id}/events?after=&batch=1&form=wire|journal
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Header, Path, Query, Response, WebSocket
+from fastapi import APIRouter, Header, Query, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import StreamingResponse
@@ -78,14 +78,13 @@ def routes(live: Live) -> APIRouter:
                 await _close(websocket, *ending)
 
     @router.get(
-        "/api/training/{runId}/events",
+        "/api/training/{run_id}/events",
         status_code=200,
         response_class=_Events,
-        responses={**_EVENTS, **refuses(404, 409, 507)},
-        tags=["training"],
+        responses={**_EVENTS, **refuses(404, 409)},
     )
     async def events(
-        run_id: Annotated[str, Path(alias="runId")],
+        run_id: str,
         asked: Annotated[Asked, Query()],
         last_event_id: Annotated[int | None, Header(ge=0, le=2**53)] = None,
     ) -> Response:

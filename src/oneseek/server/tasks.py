@@ -21,6 +21,7 @@ from fastapi.responses import StreamingResponse
 from oneseek.errors import OneSeekError
 from oneseek.server.bodies import answer, answers, refuses
 from oneseek.server.errors import Error, Refusal, told
+from oneseek.server.places import Hide, as_it_is
 
 Status = Literal["waiting", "running", "done", "failed", "cancelled"]
 
@@ -127,9 +128,9 @@ class Tasks:
                     return job.task
             if len(self._waiting) >= MOST_WAITING:
                 raise Refusal(429, f"{MOST_WAITING} tasks are waiting.", "Try again in a while.", {"Retry-After": "60"})
-            id_ = f"task-{secrets.token_hex(8)}"
-            task = Task(id=id_, kind=kind, about=dict(about), status="waiting", created_at=_now(), warning=warning)
-            job = self._jobs[id_] = _Job(task, function)
+            task_id = f"task-{secrets.token_hex(8)}"
+            task = Task(id=task_id, kind=kind, about=dict(about), status="waiting", created_at=_now(), warning=warning)
+            job = self._jobs[task_id] = _Job(task, function)
             self._waiting.append(job)
             if self._running < self._at_once:
                 self._running += 1
@@ -143,22 +144,22 @@ class Tasks:
             self._forget()
             return [job.task for job in reversed(self._jobs.values())]
 
-    def get(self, id: str) -> Task:  # noqa: A002
+    def get(self, task_id: str) -> Task:
         """One of them.
 
         Raises:
             Refusal: 404 there is none of that id, or not any more.
         """
-        return self._job(id).task
+        return self._job(task_id).task
 
-    def cancel(self, id: str) -> Task:  # noqa: A002
+    def cancel(self, task_id: str) -> Task:
         """Let a task end: one that waits ends now, one that runs when it tells how far it is. One that is over stays
         as it is.
 
         Raises:
             Refusal: as `get`.
         """
-        job = self._job(id)
+        job = self._job(task_id)
         with self._changing:
             job.cancelled.set()
             if job.task.status == "waiting":
@@ -173,10 +174,10 @@ class Tasks:
         with self._changing:
             self._changing.wait_for(lambda: not self._running, patience)
 
-    def _job(self, id: str) -> _Job:  # noqa: A002
-        job = self._jobs.get(id)
+    def _job(self, task_id: str) -> _Job:
+        job = self._jobs.get(task_id)
         if job is None:
-            raise Refusal(404, f"There is no task {id[:80]!r}.", "Those there are: GET /api/tasks")
+            raise Refusal(404, f"There is no task {task_id[:80]!r}.", "Those there are: GET /api/tasks")
         return job
 
     def _work(self) -> None:
@@ -214,49 +215,54 @@ class Tasks:
                 del self._jobs[job.task.id]
 
 
-def routes(tasks: Tasks) -> APIRouter:
-    """Everything below /api/tasks."""
+def routes(tasks: Tasks, hide: Hide = as_it_is) -> APIRouter:
+    """Everything below /api/tasks. hide: of what a task says for itself, its result or its error."""
     router = APIRouter()
+
+    def seen(task: Task) -> Any:
+        return hide(msgspec.to_builtins(task))
 
     @router.get("/api/tasks", responses=answers(Listed))
     def list_tasks() -> Response:
         """What is waiting and running, and what has ended in the last hour."""
-        return answer(Listed(tasks.list()))
+        return answer({"tasks": [*map(seen, tasks.list())]})
 
-    @router.get("/api/tasks/{id}", responses=answers(Task) | refuses(404))
-    def show(id: str) -> Response:  # noqa: A002
+    @router.get("/api/tasks/{task_id}", responses=answers(Task) | refuses(404))
+    def show(task_id: str) -> Response:
         """One task."""
-        return answer(tasks.get(id))
+        return answer(seen(tasks.get(task_id)))
 
     @router.get(
-        "/api/tasks/{id}/events",
+        "/api/tasks/{task_id}/events",
         responses=refuses(404) | {200: {"description": "Server-sent events", "content": {"text/event-stream": {}}}},
     )
-    def follow(id: str) -> Response:  # noqa: A002
+    def follow(task_id: str) -> Response:
         """The task whenever it has changed, as server-sent events: `progress`, at last `done`, `failed` or
         `cancelled`."""
-        tasks.get(id)
+        tasks.get(task_id)
         headers = {"Cache-Control": "no-store"}
-        return StreamingResponse(_events(tasks, id), headers=headers, media_type="text/event-stream")
+        return StreamingResponse(_events(tasks, task_id, seen), headers=headers, media_type="text/event-stream")
 
     @router.delete(
-        "/api/tasks/{id}", status_code=202, responses=answers(Task, status=202, description="It ends") | refuses(404)
+        "/api/tasks/{task_id}",
+        status_code=202,
+        responses=answers(Task, status=202, description="It ends") | refuses(404),
     )
-    def cancel(id: str) -> Response:  # noqa: A002
+    def cancel(task_id: str) -> Response:
         """Let a task end. One that is over stays as it is."""
-        return answer(tasks.cancel(id), 202)
+        return answer(seen(tasks.cancel(task_id)), 202)
 
     return router
 
 
-async def _events(tasks: Tasks, id: str) -> AsyncIterator[bytes]:  # noqa: A002
+async def _events(tasks: Tasks, task_id: str, seen: Callable[[Task], Any]) -> AsyncIterator[bytes]:
     known, silent = None, 0.0
     while True:
-        task = tasks.get(id)
+        task = tasks.get(task_id)
         if task != known or silent >= _HEARTBEAT:
             known, silent = task, 0.0
             kind = task.status if task.over else "progress"
-            yield b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(task))
+            yield b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(seen(task)))
         if task.over:
             return
         await asyncio.sleep(_LOOK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Annotated, Any
 
@@ -13,32 +13,19 @@ from starlette.concurrency import run_in_threadpool
 
 from oneseek import runs as door
 from oneseek.events import wire
-from oneseek.events.state import begin
 from oneseek.files.layout import Home
-from oneseek.journal.file import read
-from oneseek.preflight.finding import Finding, PreflightError
+from oneseek.preflight.finding import PreflightError
 from oneseek.runs import Verdict, outside
-from oneseek.runs.queue import Supervisor
+from oneseek.runs.queue import Accepted, Supervisor
 from oneseek.server import queue, settings
 from oneseek.server import runs as known_runs
-from oneseek.server.bodies import answer, answers, asks, received, refuses
+from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.live import Live, Moment
-from oneseek.server.places import without_places
-from oneseek.server.runs import BODY, LISTED, Runs, listed
+from oneseek.server.places import hiding
+from oneseek.server.runs import LISTED, WAITING, Runs, listed
 from oneseek.server.tasks import Task, Tasks, Tell
 
 Body = dict[str, Any]
-
-
-class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that was accepted, and where it waits for its turn. `warnings` refused nothing."""
-
-    run_id: str
-    status: str
-    version: str
-    device: str
-    position: int | None
-    warnings: tuple[str, ...]
 
 
 def routes(
@@ -50,7 +37,7 @@ def routes(
     are judged. tasks: where they are rehearsed.
     """
     router = APIRouter()
-    told = without_places(home)
+    hide = hiding(home)
     for others in (known_runs.routes(runs, home=home), queue.routes(runs), settings.routes()):
         router.include_router(others)
 
@@ -58,36 +45,22 @@ def routes(
         "/api/admin/training/start-dna-v2",
         status_code=202,
         openapi_extra=asks(Body, SETTINGS),
-        responses=answers(Started, STARTED, status=202, description="It waits for its turn") | refuses(409, 507, *BODY),
+        responses=answers(Accepted, ACCEPTED, status=202, description="It waits for its turn") | refuses(409, *BODY),
     )
     def start(asked: Annotated[Body, received(Body)]) -> Response:
         """Train what these settings ask for; they may be flat or in sections, and `device` beside them says where. What
         is wrong with them is told all at once, and nothing is started."""
         wanted = work.submit(settings.requested, asked, environment, home, runs.devices).result()
         device = asked.get("device")
-        try:
-            place = runs.submit(wanted, device if device in runs.devices else None)
-        except PreflightError as error:
-            raise PreflightError(_named(error.findings, told)) from error
-        accepted = begin(read(runs.find(place.run_id).journal).records[0].event).accepted
-        return answer(
-            Started(
-                run_id=place.run_id,
-                status=place.status,
-                version=accepted.version,
-                device=place.device,
-                position=place.position,
-                warnings=tuple(map(told, accepted.warnings)),
-            ),
-            202,
-        )
+        accepted = runs.submit(wanted, device if device in runs.devices else None)
+        return answer(hide(accepted.wire()), 202)
 
     @router.post(
         "/api/validate",
         openapi_extra=asks(Body, SETTINGS),
         responses=answers(Body, VERDICT)
         | answers(Task, REHEARSAL, status=202, description="It is rehearsed")
-        | refuses(429, 507, *BODY),
+        | refuses(429, *BODY),
     )
     def validate(
         asked: Annotated[Body, received(Body)],
@@ -96,32 +69,30 @@ def routes(
     ) -> Response:
         """Everything that would make these settings fail, and what they would take. Nothing is started."""
         verdict = work.submit(judged, asked, environment, home, runs.devices).result()
-        findings = _named(verdict.findings, told)
         if not (verdict.ok or partial):
-            raise PreflightError(findings)
+            raise PreflightError(verdict.findings)
         if rehearse:
             return answer(tasks.start("rehearsal", _about(asked), lambda tell: rehearsed(asked, tell)), 202)
-        return answer(msgspec.structs.replace(verdict, findings=findings).wire())
+        return answer(hide(verdict.wire()))
 
     def rehearsed(asked: Body, tell: Tell) -> Body:
         """The verdict with what a step of each model took; told to nobody how far it is, but it can be cancelled."""
         wanted = settings.requested(asked, environment, home, runs.devices)
-        verdict = door.validate(
+        return door.validate(
             wanted.config, home, problems=wanted.problems, rehearsed=True, watch=lambda key, stage: tell(None)
-        )
-        return msgspec.structs.replace(verdict, findings=_named(verdict.findings, told)).wire()
+        ).wire()
 
     @router.get("/api/training/active", responses=answers(Runs, {"runs": [LISTED]}))
     def active() -> Response:
         """Runs that are being trained now."""
         return answer(Runs([*map(listed, runs.active())]))
 
-    @router.get("/api/training/{run_id}/metrics", responses=answers(Body, METRICS) | refuses(404, 409, 507))
+    @router.get("/api/training/{run_id}/metrics", responses=answers(Body, METRICS) | refuses(404, 409))
     async def metrics(run_id: str) -> Response:
         """How a run stands, and how it came there, epoch by epoch."""
         return await _viewed(wire.metrics, await live.state(run_id))
 
-    @router.get("/api/training/{run_id}/leaderboard", responses=answers(Body, LEADERBOARD) | refuses(404, 409, 507))
+    @router.get("/api/training/{run_id}/leaderboard", responses=answers(Body, LEADERBOARD) | refuses(404, 409))
     async def leaderboard(run_id: str) -> Response:
         """Which model is winning."""
         return await _viewed(wire.standings, await live.state(run_id))
@@ -131,7 +102,7 @@ def routes(
         openapi_extra=asks(outside.Report, REPORT),
         responses=answers(Body, LISTED)
         | answers(Body, LISTED, status=201, description="The run is known from now on")
-        | refuses(404, 409, 507, *BODY),
+        | refuses(404, 409, *BODY),
     )
     def report(run_id: str, said: Annotated[Body, received(Body)]) -> Response:
         """What another program tells of a run that it trains, in camelCase or snake_case. The first report of an id
@@ -148,11 +119,6 @@ def judged(body: Body, environment: Mapping[str, str], home: Home, devices: Sequ
     return door.validate(wanted.config, home, problems=wanted.problems)
 
 
-def _named(findings: Iterable[Finding], told: Callable[[str], str]) -> tuple[Finding, ...]:
-    """Findings that name no place of this machine."""
-    return tuple(msgspec.structs.replace(each, problem=told(each.problem), fix=told(each.fix)) for each in findings)
-
-
 async def _viewed(view: Callable[..., wire.Body], moment: Moment) -> Response:
     """A view of a run, made beside the event loop: its history may be long."""
     return await run_in_threadpool(lambda: answer(view(moment.at, moment.state, moment.status)))
@@ -164,26 +130,18 @@ def _about(body: Body) -> dict[str, str]:
 
 
 SETTINGS = {"datasetId": "rows.jsonl", "baseModels": ["llama-2-7b", "mistral-7b"], "epochs": 3, "lora": {"r": 16}}
-STARTED = {
-    "run_id": "run-20251122-143025",
-    "status": "queued",
-    "version": "1.0",
-    "device": "cpu",
-    "position": 0,
-    "warnings": [],
+_WARNING = {
+    "rule": "enough-examples",
+    "severity": "warning",
+    "field": "data.dataset",
+    "problem": "The dataset has 8 usable row(s); fewer than 10 rarely help.",
+    "fix": "Add examples.",
+    "model": None,
 }
+ACCEPTED = {**msgspec.to_builtins(WAITING), "version": "1.0", "warnings": [_WARNING]}
 VERDICT = {
     "ok": True,
-    "findings": [
-        {
-            "rule": "enough-examples",
-            "severity": "warning",
-            "field": "data.dataset",
-            "problem": "The dataset has 8 usable row(s); fewer than 10 rarely help.",
-            "fix": "Add examples.",
-            "model": None,
-        }
-    ],
+    "findings": [_WARNING],
     "estimate": None,
     "rows": 8,
     "rows_looked_at": 8,

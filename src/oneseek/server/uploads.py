@@ -69,7 +69,7 @@ async def received(request: Request, home: Home, name: str, largest: int) -> Asy
             raise Refusal(400, "The body has another SHA-256 than its header says.", "Send it again.")
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        await run_in_threadpool(path.unlink, missing_ok=True)  # what is large takes a while
 
 
 async def _write(request: Request, path: Path, largest: int) -> bytes:

@@ -35,7 +35,7 @@ _FIXES: Final = {
     sqlite3.SQLITE_BUSY: "Wait until the other process is done",
     sqlite3.SQLITE_LOCKED: "Wait until the other process is done",
     sqlite3.SQLITE_FULL: "Free some space",
-    sqlite3.SQLITE_IOERR: "Check the disk",
+    sqlite3.SQLITE_IOERR: "Check the disk, and whether it is full",
     sqlite3.SQLITE_READONLY: "Give yourself write permission",
     sqlite3.SQLITE_PERM: "Give yourself permission",
     sqlite3.SQLITE_AUTH: "Give yourself permission",
