@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.client import IncompleteRead
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ from fastapi import FastAPI
 
 from oneseek.cli import oneseek
 from oneseek.files.layout import Home, Results, RunDirectory
-from oneseek.server import artefacts
+from oneseek.server import artefacts, download
 from oneseek.server.artefacts import routes
 from support.certified import CertifiedTown, certified
 from support.ledger_service import Stage, stage
@@ -283,8 +284,8 @@ def test_a_file_that_is_overwritten_while_it_is_sent_ends_broken_off(
     path = run.root / "notes"
     path.write_bytes(b"n" * 1000)
     os.utime(path, (1, 1))
-    monkeypatch.setattr(artefacts, "_BLOCK", 100)
-    meddle(monkeypatch, "_blocks", lambda: path.write_bytes(change))
+    monkeypatch.setattr(download, "_BLOCK", 100)
+    meddle(monkeypatch, download, "blocks", lambda: path.write_bytes(change))
 
     with pytest.raises(IncompleteRead):
         request(address, path_of(run, "artefacts/notes"))
@@ -294,17 +295,17 @@ def test_a_file_that_grows_while_it_is_sent_is_what_it_was(
     address: str, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = run.journal.read_bytes()
-    monkeypatch.setattr(artefacts, "_BLOCK", 100)
-    meddle(monkeypatch, "_blocks", lambda: run.journal.write_bytes(before + b"more\n"))
+    monkeypatch.setattr(download, "_BLOCK", 100)
+    meddle(monkeypatch, download, "blocks", lambda: run.journal.write_bytes(before + b"more\n"))
 
     answer = request(address, path_of(run, "artefacts/journal.jsonl"))
 
     assert (answer.status, answer.body) == (200, before)
 
 
-def meddle(monkeypatch: pytest.MonkeyPatch, name: str, act: Any) -> None:
+def meddle(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, act: Any) -> None:
     """Do something when the second block of what is sent was taken."""
-    real = getattr(artefacts, name)
+    real = getattr(module, name)
 
     def meddled(*arguments: Any) -> Iterator[bytes]:
         for count, block in enumerate(real(*arguments)):
@@ -312,7 +313,7 @@ def meddle(monkeypatch: pytest.MonkeyPatch, name: str, act: Any) -> None:
                 act()
             yield block
 
-    monkeypatch.setattr(artefacts, name, meddled)
+    monkeypatch.setattr(module, name, meddled)
 
 
 # -- the archive ---------------------------------------------------------------------------------------------------
@@ -379,7 +380,7 @@ def test_an_archive_of_a_run_that_changes_meanwhile_ends_broken_off(
         "gone": last.unlink,
         "new": lambda: (run.root / "aaa").write_bytes(b""),
     }
-    meddle(monkeypatch, "_members", changes[change])
+    meddle(monkeypatch, artefacts, "_members", changes[change])
 
     with pytest.raises(IncompleteRead):
         request(address, path_of(run, "archive"))
@@ -439,6 +440,14 @@ def test_a_certified_run_is_verified_as_on_the_command_line(address: str, run: R
     said = CliRunner().invoke(oneseek, ["verify", run.run_id, "--home", str(home.root), "--json"])
     assert (answer.status, answer.json) == (200, json.loads(said.stdout))
     assert answer.json["ok"] is True
+
+
+def test_what_a_run_was_made_of_is_read_too_where_it_is_asked_for(address: str, run: RunDirectory) -> None:
+    alone = request(address, path_of(run, "verify")).json["checks"]
+    checked = request(address, path_of(run, "verify?sources=true")).json["checks"]
+
+    assert [each["result"] for each in alone if each["name"] in ("dataset", "base models")] == ["not checkable"] * 2
+    assert [each["result"] for each in checked if each["name"] in ("dataset", "base models")] == ["ok"] * 2
 
 
 def test_a_lie_is_told_and_no_path_of_the_server(address: str, run: RunDirectory, home: Home) -> None:

@@ -144,11 +144,10 @@ def test_the_file_is_on_the_disk_before_it_is_said_to_be_kept(
 def test_the_same_content_again_is_the_one_that_is_there(home: Home, send: Call) -> None:
     first = send().json()
 
-    again, renamed = send(), send(name="town")
+    again, under_another_name = send(), send(name="town")
 
-    assert (again.status_code, renamed.status_code) == (200, 200)
-    assert again.json() == first
-    assert (renamed.json()["name"], renamed.json()["renamed_from"]) == ("town", "rows.jsonl")
+    assert (again.status_code, under_another_name.status_code) == (200, 200)
+    assert again.json() == under_another_name.json() == first
     assert kept(home) == [f"{first['sha256']}.jsonl", f"{first['sha256']}.meta.json"]
 
 
@@ -523,8 +522,8 @@ def test_statistics_of_what_is_not_there_are_refused(home: Home, client: TestCli
     ("name", "disposition"),
     [
         ("rows.jsonl", 'attachment; filename="rows.jsonl"'),
-        ('a "b".html', "attachment; filename*=utf-8''a%20%22b%22.html"),
-        ("räka.jsonl", "attachment; filename*=utf-8''r%C3%A4ka.jsonl"),
+        ('a "b".html', "attachment; filename=\"a__b_.html\"; filename*=UTF-8''a%20%22b%22.html"),
+        ("räka.jsonl", "attachment; filename=\"r_ka.jsonl\"; filename*=UTF-8''r%C3%A4ka.jsonl"),
     ],
     ids=["plain", "quotes", "unicode"],
 )
@@ -669,3 +668,13 @@ def test_the_document_of_the_api_names_what_every_route_takes_and_answers(app: F
     sent = document["paths"]["/api/datasets"]["post"]
     assert set(sent["responses"]) == {"200", "201", "400", "401", "403", "413", "415", "421", "429", "507"}
     msgspec.convert(sent["responses"]["201"]["content"]["application/json"]["example"], Added)
+
+
+def test_a_part_of_its_file_can_be_asked_for(home: Home, client: TestClient, send: Call) -> None:
+    name, whole = send().json()["name"], client.get("/api/datasets/rows.jsonl/content").content
+
+    part = client.get(f"/api/datasets/{name}/content", headers={"Range": "bytes=3-9"})
+    behind = client.get(f"/api/datasets/{name}/content", headers={"Range": f"bytes={len(whole)}-"})
+
+    assert (part.status_code, part.content) == (206, whole[3:10])
+    assert (behind.status_code, behind.json()["error"]["code"]) == (416, "RangeNotSatisfiable")

@@ -232,3 +232,9 @@ def test_a_rehearsal_has_the_device(town: Town) -> None:
     assert verdict.rehearsal is not None
     assert set(had) == {True}
     assert not is_busy(town.home, HERE)
+
+
+def test_a_runs_own_process_is_no_client_of_a_server() -> None:
+    environment = {"PATH": "/bin", "ONESEEK_SERVER": "http://127.0.0.1:3001", "ONESEEK_TOKEN": "osk_secret"}
+
+    assert seeing("cpu", environment) == {"PATH": "/bin"}

@@ -51,6 +51,9 @@ def test_the_report_of_the_old_system_is_understood(home: Home) -> None:
         "lr_multipliers": {"Mistral-7B-Instruct": 0.000148, "Llama-2-7B-Chat": 0.000071},
         "total_loss": 3.98,
         "auto_stop_info": {"remaining": 2, "threshold": 0.001, "current_change": 0.0023},
+        "type": "epoch_end",
+        "progress_percent": 20,
+        "timestamp": "2023-11-22T14:30:25.123Z",
     }
 
     state, begun = report(home, RUN, read(body))

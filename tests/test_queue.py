@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from oneseek import runs
 from oneseek.config.sources import Resolved
 from oneseek.errors import ConfigError, JournalDamaged, RunError, RunUnknown, StorageError
-from oneseek.events import EpochCommitted, RunFinished, RunQueued, RunResumed, RunStopped
+from oneseek.events import EpochCommitted, RunFailed, RunFinished, RunQueued, RunResumed, RunStopped
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import read
 from oneseek.preflight.finding import PreflightError
@@ -205,12 +205,14 @@ def test_a_process_that_dies_at_once_leaves_the_run_to_be_resumed_and_says_why(s
     server.town.dataset.write_bytes(rows + b"\n")
 
     until(lambda: not supervisor.places(), supervisor)
-    failed = last(directory), runs.describe(directory).status
+    failed = last(directory)
+    status = runs.describe(directory).status
     server.town.dataset.write_bytes(rows)
     again = supervisor.resume(run_id)
     until(lambda: not supervisor.places(), supervisor)
 
-    assert failed == (RunStopped(), "stopped")
+    assert isinstance(failed, RunFailed)
+    assert (status, "log" in failed.fix) == ("failed", True)
     assert "can't be resumed: the dataset" in server.town.home.run_log(run_id).read_text()
     assert (again.status, again.position) == ("queued", 0)
     assert runs.describe(directory).status == "certified"
@@ -411,7 +413,7 @@ def test_a_run_that_cannot_be_looked_after_keeps_no_other_waiting_and_is_looked_
     assert [(place.run_id, place.position) for place in meanwhile] == [(broken, None), (whole, None)]
     assert list(supervisor._children) == [whole]
     assert broken not in [place.run_id for place in supervisor.places()]
-    assert last(supervisor.find(broken)) == RunStopped()
+    assert isinstance(last(supervisor.find(broken)), RunFailed)
 
 
 def test_a_damaged_run_leaves_the_queue(server: Server) -> None:
@@ -513,7 +515,7 @@ def test_a_process_that_has_anothers_pid_is_never_signalled(server: Server) -> N
         assert supervisor.places() == ()
         stranger.communicate(b"\n", timeout=30)
         assert stranger.returncode == 0
-    assert last(supervisor.find(run_id)) == RunStopped()
+    assert isinstance(last(supervisor.find(run_id)), RunFailed)
 
 
 def test_the_server_itself_is_never_signalled(server: Server) -> None:
@@ -600,7 +602,7 @@ def test_one_at_a_time_in_order_and_each_once_whatever_happens(
         assert len(began) == len(set(began))
         assert (supervisor.places(), order, living) == ((), [], {})
         for directory in supervisor._unfinished():
-            assert runs.describe(directory).status in ("stopped", "interrupted")
+            assert runs.describe(directory).status in ("stopped", "interrupted", "failed")
 
 
 @pytest.mark.parametrize(

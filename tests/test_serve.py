@@ -85,6 +85,7 @@ class Server:
 @contextmanager
 def server(home: Path, *options: str) -> Iterator[Server]:
     allow_loopback()
+    home.mkdir(exist_ok=True)
     with subprocess.Popen(
         [sys.executable, "-m", "oneseek", "serve", "--port", "0", "--home", str(home), *options],
         stdout=subprocess.PIPE,
@@ -238,9 +239,20 @@ def test_a_server_that_nobody_could_ask_is_refused(tmp_path: Path, options: dict
     assert not (tmp_path / "home").exists()
 
 
+def test_a_home_that_is_not_there_is_refused_rather_than_made(tmp_path: Path) -> None:
+    allow_loopback()
+
+    with pytest.raises(ConfigError, match="no directory") as refused:
+        serve(Home(tmp_path / "hmoe", tmp_path / "models"), port=0, environment={})
+
+    assert "mkdir -p" in refused.value.fix
+    assert not (tmp_path / "hmoe").exists()
+
+
 def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     allow_loopback()
 
+    (tmp_path / "home").mkdir()
     with pytest.raises(ConfigError, match="cuda:77"):
         serve(Home(tmp_path / "home", tmp_path / "models"), port=0, devices=["cpu", "cuda:77"], environment={})
 

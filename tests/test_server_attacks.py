@@ -44,6 +44,7 @@ import uvicorn
 import websocket
 from starlette.routing import WebSocketRoute
 
+from oneseek import runs
 from oneseek.config.sources import Resolved
 from oneseek.datasets import store
 from oneseek.events import RunQueued
@@ -475,11 +476,19 @@ def test_a_report_overwrites_and_forges_no_run_of_ours(tmp_path: Path) -> None:
     with served(certified.town) as server:
         runner = server.token("run")
         queued = waiting(server, data__bad_rows="quarantine")
+        state = runs.describe(server.runs.find(queued)).state
+        assert state
         for run_id in (certified.run.name, queued):
             for body in (
                 {"epoch": 1, "totalEpochs": 2, "valLosses": {"alfa-1b": 0.1, "beta-1b": 0.1}},
                 {"epoch": 3, "valLosses": {"alfa-1b": 0.1, "beta-1b": 0.1}, "done": True},
                 {"epoch": 0, "totalEpochs": 2, "baseModels": ["evil"], "failed": "no"},
+                {
+                    "epoch": 1,
+                    "baseModels": ["alfa-1b"],
+                    "valLosses": {"alfa-1b": 0.1},
+                    "totalEpochs": state.total_epochs,
+                },
             ):
                 got = server.client.post(f"/api/training/{run_id}/metrics", json=body, headers=runner)
                 assert got.status_code == 409, got.text

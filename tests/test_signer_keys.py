@@ -119,11 +119,12 @@ def test_whoever_is_killed_while_a_key_is_made_leaves_no_part_and_no_copy_of_it(
     calls, died = 0, True
     while died:
         calls += 1
-        if os.fork() == 0:
+        child = os.fork()
+        if child == 0:
             die_after(calls)
             signer_key(home, {})
             os._exit(0)
-        died = os.wait()[1] != 0
+        died = os.waitpid(child, 0)[1] != 0
 
         signer_key(home, {})
         assert list(home.keys.iterdir()) == [home.signer_key]

@@ -189,3 +189,14 @@ def test_processes_end_with_the_server_however_it_ends(tmp_path: Path) -> None:
         server.kill()
 
     assert psutil.wait_procs([orphan], timeout=10)[1] == []
+
+
+def test_what_needs_too_much_memory_fails_alone_and_says_so() -> None:
+    work = Work(1, memory=1 << 30)
+    try:
+        with pytest.raises(Failed, match=r"more than the 1\.07 GB of memory"):
+            work.submit(bytes, 2 << 30).result()
+
+        assert work.submit(len, bytes(1 << 20)).result() == 1 << 20
+    finally:
+        work.shutdown(cancel_futures=True)

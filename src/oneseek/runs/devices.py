@@ -15,6 +15,7 @@ from oneseek.files.layout import Home
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _CUDA = "cuda:"
+_OF_CLIENTS = ("ONESEEK_SERVER", "ONESEEK_TOKEN")
 _UUID = re.compile(r"(GPU|MIG)-[\w-]+")
 Waiting = Callable[[str], None]
 """Told the name of the device that is waited for."""
@@ -39,9 +40,10 @@ def devices(environment: Mapping[str, str], nodes: Path = Path("/dev")) -> tuple
 
 
 def seeing(device: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which `device` is the only one."""
+    """The environment of a run's own process, in which `device` is the only one. It trains itself: no server is asked
+    to."""
     visible = {VISIBLE: device.removeprefix(_CUDA)} if device.startswith(_CUDA) else {}
-    return {**environment, **visible}
+    return {name: value for name, value in environment.items() if name not in _OF_CLIENTS} | visible
 
 
 class DeviceLock:

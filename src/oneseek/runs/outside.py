@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -62,7 +62,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     """What a program tells of the epoch that it has ended, 0 before the first. Losses are nats per token, by model.
 
     `val_losses` names every model that still trains; null is one that diverged, and is out from then on. The first
-    report of a run says `total_epochs`. `failed` says why the program gives up, `done` that it has ended.
+    report of a run says `total_epochs`. `failed` says why the program gives up, `done` that it has ended. What the
+    event `epoch_end` carries besides (`type`, `run_id`, `progress_percent`, `timestamp`) may be sent too, and is not
+    read: it follows from the rest.
     """
 
     epoch: Annotated[int, msgspec.Meta(ge=0, le=_MOST_EPOCHS)]
@@ -77,6 +79,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     base_models: Annotated[tuple[Name, ...], _FEW] = ()
     done: bool = False
     failed: Annotated[str, msgspec.Meta(min_length=1, max_length=10_000)] | None = None
+    type: Literal["epoch_end"] | None = None
+    run_id: str | None = None
+    progress_percent: float | None = None
+    timestamp: str | None = None
 
 
 def read(body: Mapping[str, Any]) -> Report:

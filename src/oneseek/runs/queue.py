@@ -29,7 +29,7 @@ from oneseek.config.sources import Resolved
 from oneseek.datasets.store import is_kept
 from oneseek.engine.interface import EngineName
 from oneseek.errors import ConfigError, JournalDamaged, OneSeekError, RunError, RunUnknown, StorageError
-from oneseek.events import AnyEvent, RunFinished, RunQueued, RunStopped
+from oneseek.events import AnyEvent, RunFailed, RunFinished, RunQueued, RunStopped
 from oneseek.files.durable import make_directory, storage_errors
 from oneseek.files.layout import Home, Results, RunDirectory
 from oneseek.journal.file import read
@@ -96,6 +96,7 @@ class Supervisor:
         self._work = work
         self._lock = threading.RLock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopped: set[str] = set()
         self._told_to_end: list[tuple[psutil.Process, float]] = []
         self._unattended: dict[str, str] = {}
         self._last: dict[str, tuple[tuple[int, int], AnyEvent | None]] = {}
@@ -168,6 +169,7 @@ class Supervisor:
             if process is None:
                 raise RunError(f"{run_id} has no process here that could be ended.", "See what it is: GET /api/queue.")
             # Asked to stop before it has taken the run, too: a request would be forgotten then.
+            self._stopped.add(run_id)
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
             self._told_to_end.append((process, time.monotonic() + PATIENCE))
@@ -272,11 +274,15 @@ class Supervisor:
         return False
 
     def _leave(self, entry: Entry) -> None:
-        """Out of the queue. A process that ended before it had the run leaves the journal saying that it waits."""
+        """Out of the queue. A process that ended before it had the run leaves the journal saying that it waits: then it
+        failed, unless it was stopped."""
         directory = self._directory(entry.run_id)
         if isinstance(self._last_event(directory), RunQueued):
+            wanted = entry.pid is None or entry.run_id in self._stopped
+            log = f"Its log says why (GET /api/runs/{entry.run_id}/log). Mend that, then resume it."
             with Recorder.reopen(directory, nobody) as run:
-                run.record(RunStopped())
+                run.record(RunStopped() if wanted else RunFailed(problem="Its process ended before it began.", fix=log))
+        self._stopped.discard(entry.run_id)
         self._queue.remove(entry.run_id)
 
     def _find_forgotten(self) -> None:

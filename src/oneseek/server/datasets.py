@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse
 
 from oneseek.config.schema import DataSection, split_list
 from oneseek.datasets import store
@@ -27,6 +26,7 @@ from oneseek.errors import OneSeekError
 from oneseek.files.layout import Home
 from oneseek.registry.discover import selected
 from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
+from oneseek.server.download import BYTES, DOWNLOAD, download, open_without_links, unreadable
 from oneseek.server.errors import Refusal
 from oneseek.server.places import hiding
 from oneseek.server.uploads import new_path
@@ -37,7 +37,6 @@ MOST_ROWS = 20
 
 _LONGEST_SHOWN = 1 << 20  # bytes of a row
 _CURL = "curl --data-binary @rows.jsonl 'ADDRESS/api/datasets?name=rows.jsonl'"
-_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
 class Dataset(Stored, frozen=True, kw_only=True):
@@ -50,12 +49,11 @@ class Dataset(Stored, frozen=True, kw_only=True):
 
 
 class Added(Dataset, frozen=True, kw_only=True):
-    """A dataset that was just kept: also its repeated rows and its first. The same content had the name `renamed_from`
-    before; `left_out` are fields that a conversion left out, as the source's format does not use them."""
+    """A dataset that was just kept: also its repeated rows and its first. Content that was there keeps its name.
+    `left_out` are fields that a conversion left out, as the source's format does not use them."""
 
     duplicates: Duplicates
     first: tuple[dict[str, Any], ...]
-    renamed_from: str | None = None
     left_out: tuple[str, ...] = ()
 
 
@@ -110,7 +108,7 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
         responses=answers(Added, _EXAMPLE, status=201)
         | answers(Added, status=200, description="The same content was there already")
         | refuses(413, 415),
-        openapi_extra={"requestBody": {"required": True, "content": _BINARY}},
+        openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": BYTES}}},
     )
     async def add(request: Request, name: str) -> Response:
         """Keep a dataset: the body is the file itself. With a header Content-Digest (or Digest) its SHA-256 is
@@ -143,14 +141,16 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
 
     @router.get(
         "/api/datasets/{dataset}/content",
-        responses=refuses(404) | {200: {"description": "The file", "content": _BINARY}},
+        responses=DOWNLOAD | refuses(404),
     )
-    def content(dataset: str) -> Response:
-        """Its file, to be saved."""
+    def content(dataset: str, request: Request) -> Response:
+        """Its file, to be saved. With Range, the part of it that is asked for."""
         stored = store.get(home, dataset, thoroughly=False)
-        headers = {"ETag": f'"{stored.sha256}"'}
-        path = store.path_of(home, stored)
-        return FileResponse(path, headers=headers, media_type="application/octet-stream", filename=stored.name)
+        try:
+            file = open_without_links(home.datasets, store.path_of(home, stored).name)
+        except OSError as error:
+            raise unreadable(stored.name, error) from error
+        return download(file, stored.name, request.headers, stored.sha256)
 
     @router.post(
         "/api/datasets/{dataset}/convert",
@@ -194,12 +194,13 @@ def _added(added: Added, new: bool) -> Response:
 # -- done in `work` ------------------------------------------------------------------------------------------------
 
 
-def _taken_in(home: Home, path: Path, name: str, *, rename: bool = True) -> tuple[Added, bool]:
-    """Move a file of `uploads` into the store; also whether it was not there yet."""
+def _taken_in(home: Home, path: Path, name: str) -> tuple[Added, bool]:
+    """Move a file of `uploads` into the store; also whether it was not there yet. One that was keeps its name: others
+    may know it by that."""
     with _called({path: name}):
         found = scan(path, longest=0, drawn=0)
-        stored, before = store.keep(home, path, found, name, rename=rename, move=True)
-    told = {**found.wire(), **msgspec.structs.asdict(stored), "renamed_from": before}
+        stored, _ = store.keep(home, path, found, name, rename=False, move=True)
+    told = {**found.wire(), **msgspec.structs.asdict(stored)}
     del told["path"]
     return Added(**told), not path.exists()
 
@@ -210,7 +211,7 @@ def _converted(home: Home, given: str, asked: Conversion) -> tuple[Added, bool]:
     try:
         with _called({path: name, store.path_of(home, source): source.name}):
             written = convert_file(store.path_of(home, source), asked.to, path, asked.container)
-        added, new = _taken_in(home, path, name, rename=False)
+        added, new = _taken_in(home, path, name)
     finally:
         path.unlink(missing_ok=True)
     return msgspec.structs.replace(added, left_out=written.left_out), new
@@ -265,6 +266,5 @@ _EXAMPLE = {
     "converts_to": [],
     "duplicates": {"count": 0, "examples": []},
     "first": [{"text": "The mill is by the river."}, {"text": "It closes at six."}],
-    "renamed_from": None,
     "left_out": [],
 }

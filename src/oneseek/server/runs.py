@@ -17,8 +17,8 @@ from oneseek.names import normalize_model_name
 from oneseek.runs import KnownRun, OldRun, describe, list_runs, old_runs
 from oneseek.runs.old import old_named
 from oneseek.runs.queue import Place, Supervisor
-from oneseek.server.artefacts import open_without_links
 from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
+from oneseek.server.download import open_without_links
 from oneseek.server.errors import Refusal
 
 TAIL: Final = 64 << 10

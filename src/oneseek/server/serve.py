@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -63,8 +64,9 @@ def serve(
     largest_upload: in bytes. environment: what the server and its runs read of it.
 
     Raises:
-        ConfigError: other machines could reach it without TLS, or by no name that it knows; the certificate can't be
-            used; the address can't be listened at; the home is served already; there is no such device.
+        ConfigError: there is no such home; other machines could reach it without TLS, or by no name that it knows; the
+            certificate can't be used; the address can't be listened at; the home is served already; there is no such
+            device.
         StorageError: the database can't be used.
     """
     tls = tls_of(certfile, keyfile)
@@ -72,6 +74,11 @@ def serve(
     with ExitStack() as opened:
         listener = opened.enter_context(listening(host, port, protected=tls is not None or behind_proxy))
         names = Names.of(listener.getsockname()[1], tls=tls is not None, public_url=public_url, allowed=named)
+        if not home.root.is_dir():
+            raise ConfigError(
+                f"There is no directory {home.root} to serve.",
+                f"Name one with --home; for a new home make it first: mkdir -p {shlex.quote(str(home.root))}",
+            )
         opened.enter_context(only_service(home.database))
         sweep(home)
         database = opened.enter_context(closing(Database.open(home.database)))

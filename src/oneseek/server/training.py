@@ -84,7 +84,7 @@ def routes(
 
     @router.get("/api/training/active", responses=answers(Runs, {"runs": [LISTED]}))
     def active() -> Response:
-        """Runs that are being trained now."""
+        """Runs that are being trained now, or wait for it."""
         return answer(Runs([*map(listed, runs.active())]))
 
     @router.get("/api/training/{run_id}/metrics", responses=answers(Body, METRICS) | refuses(404, 409))

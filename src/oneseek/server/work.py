@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
@@ -15,12 +16,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import psutil
+
 from oneseek.errors import Failed
+from oneseek.names import size
 from oneseek.server import log
 
 PROCESSES = 3
 SHARE = 2
 """Processes that are kept busy by one who asks; the others are for everybody else."""
+
+LEAST_MEMORY = 2 << 30
+"""Bytes that each process may have on the smallest machine; else a quarter of what there is."""
 
 ASKING: ContextVar[str] = ContextVar("ASKING", default="")
 """Who asks for what is done in this context; nobody is held back where that is the server itself."""
@@ -43,11 +50,13 @@ class Work(Executor):
     are, others find a process that is free.
 
     One that is killed takes the others with it, and what they were at is lost: that is a Failed with a fix, and the
-    next thing is done by new ones.
+    next thing is done by new ones. What needs more than `memory` bytes is a Failed too: some hundred bytes of Parquet
+    can stand for gigabytes of rows.
     """
 
-    def __init__(self, processes: int = PROCESSES, share: int = SHARE) -> None:
+    def __init__(self, processes: int = PROCESSES, share: int = SHARE, memory: int | None = None) -> None:
         self._processes = processes
+        self._memory = memory or max(LEAST_MEMORY, psutil.virtual_memory().total // 4)
         self._share = share
         self._sharing = threading.Lock()
         self._given = Counter[str]()  # to the processes, by who asked
@@ -57,7 +66,7 @@ class Work(Executor):
 
     def submit(self, fn: Callable[..., Answer], /, *args: Any, **kwargs: Any) -> Future[Answer]:
         """`fn` and everything with it must be picklable, and so must what it returns or raises."""
-        job = _Job(ASKING.get(), partial(fn, *args, **kwargs))
+        job = _Job(ASKING.get(), partial(_carry_out, self._memory, fn, *args, **kwargs))
         job.answer.set_running_or_notify_cancel()  # what another process may have begun can't be taken back
         with self._sharing:
             if job.who and self._given[job.who] >= self._share:
@@ -103,7 +112,7 @@ class Work(Executor):
 
     def _new_pool(self) -> ProcessPoolExecutor:
         spawning = multiprocessing.get_context("spawn")  # a fork would copy locks that threads here hold just now
-        return ProcessPoolExecutor(self._processes, spawning, _begin)
+        return ProcessPoolExecutor(self._processes, spawning, _begin, (self._memory,))
 
 
 def _pass_on(done: Future[Answer], answer: Future[Answer]) -> None:
@@ -123,8 +132,23 @@ def _lost() -> Failed:
     )
 
 
-def _begin() -> None:
+def _carry_out(memory: int, fn: Callable[..., Answer], *args: Any, **kwargs: Any) -> Answer:
+    try:
+        return fn(*args, **kwargs)
+    except MemoryError as error:
+        raise Failed(
+            f"That takes more than the {size(memory)} of memory that one request may have.",
+            "Send less at once, in shorter rows; or do it on the command line, which has no such limit.",
+        ) from error
+
+
+def _begin(memory: int) -> None:
     """What each of the processes does first."""
+    if sys.platform == "linux":
+        import resource
+
+        # Of its data, not of its address space: files that are only mapped are no memory that others lack.
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     log.begin("warning", os.environ)
     threading.Thread(target=_end_with_server, daemon=True).start()

@@ -26,6 +26,7 @@ from oneseek.events import (
     EpochStarted,
     ProgressReported,
     RunAccepted,
+    RunFailed,
     RunFinished,
     RunPlanned,
     RunQueued,
@@ -256,7 +257,7 @@ def _fault(state: RunState, keys: frozenset[str], event: AnyEvent) -> str | None
         return "nothing follows RunFinished"
     if state.status in ("failed", "stopped", "interrupted") and not isinstance(event, RunResumed | RunQueued):
         return f"the run is {state.status}, and was not resumed"
-    if state.status == "queued" and not isinstance(event, RunResumed | RunStopped):
+    if state.status == "queued" and not isinstance(event, RunResumed | RunStopped | RunFailed):
         return "the run waits for its turn"
     for key in _named(event):
         if key not in keys:
