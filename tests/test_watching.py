@@ -10,9 +10,11 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from oneseek.cli.watching import Board, Lines, board
-from oneseek.events.state import RunState
+from oneseek.cli.watching import Board, Lines, board, told
+from oneseek.events import RunQueued
+from oneseek.events.state import RunState, apply, begin
 from oneseek.journal.record import Record
+from support.histories import accepted
 from support.runs import Town
 
 
@@ -92,3 +94,9 @@ def test_in_a_terminal_a_run_without_a_leaderboard_is_told_in_lines(town: Town) 
 
     assert "epoch 1/" in out.getvalue()
     assert "bits/byte " not in out.getvalue()
+
+
+def test_a_run_that_waits_says_what_for() -> None:
+    state = apply(begin(accepted()), event := RunQueued(device="cuda:1"))
+
+    assert [str(line) for line in told(event, state)] == ["run-20251122-143025: waiting for its turn on cuda:1"]

@@ -27,6 +27,7 @@ from oneseek.events import (
     ModelFailed,
     RunAccepted,
     RunPlanned,
+    RunQueued,
     RunResumed,
     WorkerRestarted,
 )
@@ -155,6 +156,8 @@ def told(event: Event, state: RunState) -> Iterator[Text]:
             yield Text(f"Downloaded {_on_its_way(event)}")
         case RunPlanned():
             yield from _planned(event)
+        case RunQueued():
+            yield Text(f"{state.run_id}: waiting for its turn on {event.device}")
         case RunResumed():
             yield Text(f"{state.run_id}: going on after epoch {event.epoch}", style="bold")
         case WorkerRestarted():

@@ -140,8 +140,7 @@ def configured(
     """How an application is served.
 
     connections: when there are more, open sockets included, idle ones are let go, and where there are none requests are
-        answered with 503. with_sockets: it has
-        WebSockets, and a beginning and an end of its own.
+        answered with 503. with_sockets: it has WebSockets, and a beginning and an end of its own.
     """
     config = uvicorn.Config(
         app,
