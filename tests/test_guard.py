@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from anyio import to_thread
@@ -25,7 +25,7 @@ from starlette.types import Scope as AsgiScope
 
 from oneseek.errors import ConfigError, StorageError
 from oneseek.server import entrance, errors
-from oneseek.server.access import PUBLIC, SOCKET, scope_of
+from oneseek.server.access import PAGES, PUBLIC, SOCKET, scope_of
 from oneseek.server.guard import Guard, Names
 from oneseek.state.access import Access, Identity, Scope
 from oneseek.state.database import Database
@@ -385,7 +385,7 @@ def test_other_sites_are_told_nothing_that_lets_them_read(doors: Doors, guard: G
 
 @pytest.mark.parametrize("method", [*METHODS, SOCKET])
 @pytest.mark.parametrize(
-    "path", ["/", "/api/runs", "/api/nothing", "/ws/training", "/healthz/", "*", "http://localhost:3001/healthz"]
+    "path", ["//", "/api/runs", "/api/nothing", "/ws/training", "/healthz/", "*", "http://localhost:3001/healthz"]
 )
 def test_without_a_secret_everything_is_closed_even_what_is_not_there(
     guard: Guard, inside: Inside, method: str, path: str
@@ -396,6 +396,23 @@ def test_without_a_secret_everything_is_closed_even_what_is_not_there(
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.error["code"] == "Unauthorized"
     assert inside.asked == []
+
+
+def test_who_opens_a_page_is_asked_who_they_are_and_comes_back_to_it(guard: Guard, inside: Inside) -> None:
+    pages = [path for path in PAGES if path not in ("/login", "/setup")]
+
+    led = {path: ask(guard, "GET", path, HERE) for path in [*pages, "/runs/run-20251122-143025"]}
+
+    assert {path: (answer.status, answer.headers["location"]) for path, answer in led.items()} == {
+        path: (303, f"/login?next={quote(path, safe='')}") for path in led
+    }
+    assert inside.asked == []
+
+
+def test_a_program_with_a_wrong_token_is_led_to_no_page(guard: Guard) -> None:
+    answer = ask(guard, "GET", "/runs", HERE, ("Authorization", "Bearer osk_guessed"))
+
+    assert answer.status == 401
 
 
 @pytest.mark.parametrize("has", ENOUGH)
@@ -582,7 +599,8 @@ def test_only_what_is_listed_letter_by_letter_is_public(pair: tuple[str, str]) -
 def test_what_is_public_is_what_must_be() -> None:
     reading = {("GET", "/healthz"), ("GET", "/api/session")}
 
-    assert reading | {("POST", "/api/setup"), ("POST", "/api/login")} == PUBLIC
+    doors = {("GET", "/login"), ("GET", "/setup"), ("POST", "/api/setup"), ("POST", "/api/login")}
+    assert reading | doors == PUBLIC
 
 
 @pytest.fixture(scope="module")

@@ -181,9 +181,10 @@ def test_no_path_leads_out_whatever_is_written_for_any_parameter_of_any_route(
         def ask(method: str, path: str) -> None:
             got = request(at.address, path, method, {} if method in ("POST", "PUT", "PATCH") else None, headers)
             offline = got.status == 502 and path.startswith("/api/models/")  # as the id of a model on the hub
+            page = path.startswith("/runs/")  # the same for whatever stands behind that
             if (
                 (got.status >= 500 and not offline)
-                or got.status < 300
+                or (got.status < 300 and not page)
                 or OUTSIDE.strip() in got.body
                 or b"PRIVATE KEY" in got.body
             ):
@@ -721,7 +722,8 @@ def test_script_in_names_and_rows_stays_text_in_every_answer(tmp_path: Path, at:
         town.home.run_log(run_id).write_text(SCRIPT)
         got: dict[str, Got] = {}
         for route in routes_of(whole.routes):
-            if isinstance(route, WebSocketRoute) or "GET" not in route.methods:
+            page = not getattr(route, "include_in_schema", True)  # they hold nothing of anybody
+            if page or isinstance(route, WebSocketRoute) or "GET" not in route.methods:
                 continue
             path = route.path.replace("{dataset}", dataset).replace("{run_id}", run_id).replace("{runId}", run_id)
             path = re.sub(r"\{path[^}]*\}", "journal.jsonl", path).replace("{index}", "0")

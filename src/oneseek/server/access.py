@@ -17,9 +17,19 @@ PUBLIC = frozenset(
         ("GET", "/api/session"),
         ("POST", "/api/setup"),
         ("POST", "/api/login"),
+        ("GET", "/login"),
+        ("GET", "/setup"),
     }
 )
 """Methods and paths, letter by letter, for which nobody has to be known."""
+
+ASSETS = "/assets/"
+"""What the pages are made of, the same for everybody: nobody has to be known to read what begins so."""
+
+PAGES = frozenset(
+    {"/", "/train", "/runs", "/models", "/datasets", "/playground", "/ledger", "/access", "/login", "/setup"}
+)
+"""Where people open a page, and below /runs/ that of each run."""
 
 EVERYBODYS = frozenset({("POST", "/api/logout")})
 """What changes something and yet is for everybody who is known."""
@@ -35,11 +45,16 @@ def scope_of(method: str, path: str) -> Scope | None:
 
     path: decoded, exactly as the routes are compared with.
     """
-    if (method, path) in PUBLIC:
+    if (method, path) in PUBLIC or (method in SAFE and path.startswith(ASSETS)):
         return None
     if path.startswith(ADMINISTRATION):
         return "admin"
     return "read" if method in SAFE or method == SOCKET or (method, path) in EVERYBODYS else "run"
+
+
+def is_page(method: str, path: str) -> bool:
+    """Whether a request is for a page: people who are not known are sent from there to log in."""
+    return method == "GET" and (path in PAGES or path.startswith("/runs/"))
 
 
 def suffices(scope: Scope, needed: Scope) -> bool:

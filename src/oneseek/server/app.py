@@ -25,6 +25,7 @@ from oneseek.server import (
     ledger_routes,
     models,
     operations,
+    pages,
     socket,
     tasks,
     training,
@@ -84,6 +85,7 @@ def create_app(
         datasets.routes(home, work, partial(_users, runs), largest=largest_upload),
         models.routes(home, doing, environment),
         tasks.routes(doing, hide),
+        pages.routes(),
     ):
         app.include_router(part)
     errors.install(app, hide)

@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oneseek.errors import ConfigError, OneSeekError
 from oneseek.server import errors
-from oneseek.server.access import SAFE, SOCKET, scope_of, suffices
+from oneseek.server.access import SAFE, SOCKET, is_page, scope_of, suffices
 from oneseek.server.errors import Refusal
 from oneseek.server.places import Hide, as_it_is
 from oneseek.server.shares import Shares, Turn
@@ -155,7 +157,10 @@ class Guard:
             who = state["identity"] = await self._identity(scope["headers"])
             _check_allowed(scope, who)
         except (Refusal, OneSeekError) as error:
-            await answer.refuse(error, self._hide)
+            if _may_log_in(scope, error):
+                await RedirectResponse(f"/login?{urlencode({'next': _asked(scope)})}", 303)(scope, receive, answer)
+            else:
+                await answer.refuse(error, self._hide)
         else:
             await self._let_in(scope, receive, answer, who)
         finally:
@@ -272,6 +277,19 @@ def _check_allowed(scope: Scope, who: Identity | None) -> None:
             f"This needs the scope {needed}; the {who.kind} has {who.scope}.",
             f"Make a token with it: oneseek admin token create NAME --scope {needed}.",
         )
+
+
+def _may_log_in(scope: Scope, error: Exception) -> bool:
+    """Whether a person is to be asked who they are, rather than a program refused, which has a token."""
+    unknown = isinstance(error, Refusal) and error.status_code == 401
+    return unknown and is_page(_method(scope), scope["path"]) and not _values(scope["headers"], b"authorization")
+
+
+def _asked(scope: Scope) -> str:
+    """Path and query of a request: where a person goes on after logging in."""
+    path: str = scope["path"]
+    query: str = scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
 
 
 def _method(scope: Scope) -> str:

@@ -1,0 +1,7 @@
+"""The page: templates, style and ES modules, served as they are written. They ask the API that everybody has."""
+
+from __future__ import annotations
+
+from oneseek.server.pages.routes import routes
+
+__all__ = ["routes"]

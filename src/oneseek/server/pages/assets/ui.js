@@ -1,0 +1,278 @@
+// What every page is made of: elements, words, numbers, the API, and the bar at the top.
+// Nothing here takes markup: whatever a name or a dataset says stays text.
+
+const root = document.documentElement;
+export const language = root.lang;
+
+// -- words ----------------------------------------------------------------------------------------------------------
+
+const words = JSON.parse(document.getElementById("words")?.textContent ?? "{}");
+
+/** An English text in the page's language, its {names} replaced by values. Write it as one literal in double quotes:
+ * the catalogue is checked against the modules. */
+export function _(text, values = {}) {
+  return (words[text] ?? text).replace(/\{(\w+)\}/g, (all, name) => String(values[name] ?? all));
+}
+
+/** `one` or `many` by a count, which both call {n}. */
+export const _n = (count, one, many, values = {}) => _(count === 1 ? one : many, { n: number(count), ...values });
+
+// -- elements -------------------------------------------------------------------------------------------------------
+
+const SVG = "http://www.w3.org/2000/svg";
+export const $ = (selector, within = document) => within.querySelector(selector);
+export const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+/** An element. Attributes that are false or null are left out, `on...` are listeners; children are elements, texts,
+ * lists of them, and nothing. */
+export const h = (tag, attributes, ...children) => filled(document.createElement(tag), attributes, children);
+export const svg = (tag, attributes, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
+
+function filled(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  return element;
+}
+
+/** An icon of `icons.svg`, for the eye only; `tone`: good, warn, bad or nothing. */
+export const icon = (name, tone = "") =>
+  svg("svg", { class: `i ${tone}`.trim(), "aria-hidden": "true" }, svg("use", { href: `#i-${name}` }));
+
+/** The marker of a model: shape and colour by its place in the selection, from 0. A seventh is like the first in
+ * colour, with another shape. */
+export const mark = (place) =>
+  svg(
+    "svg",
+    { class: `mk ${series(place)}`, viewBox: "0 0 12 12", "aria-hidden": "true" },
+    svg("use", { href: `#m-${shape(place)}` }),
+  );
+export const series = (place) => `s${(place % 6) + 1}`;
+export const shape = (place) => ((place + Math.floor(place / 6)) % 6) + 1;
+
+/** A word with an icon; `tone`: good, warn, bad, accent or nothing. */
+export const badge = (tone, name, text) => h("span", { class: `badge ${tone}`.trim() }, name && icon(name), text);
+
+/** What a run's status is called, with icon and tone. */
+export function status(name) {
+  const [tone, drawing, text] = STATUSES()[name] ?? ["", "info", name];
+  return badge(tone, drawing, text);
+}
+
+const STATUSES = () => ({
+  queued: ["", "clock", _("Queued")],
+  preparing: ["accent", "down", _("Preparing")],
+  training: ["accent", "bolt", _("Training")],
+  stopping: ["warn", "hour", _("Stopping")],
+  stopped: ["warn", "stop", _("Stopped")],
+  interrupted: ["warn", "warn", _("Interrupted")],
+  failed: ["bad", "err", _("Failed")],
+  damaged: ["bad", "err", _("Damaged")],
+  completed: ["warn", "tree", _("Not yet logged")],
+  certified: ["good", "seal", _("Certified")],
+});
+
+// -- numbers --------------------------------------------------------------------------------------------------------
+
+const locale = language === "sv" ? "sv-SE" : "en-GB";
+const formats = new Map();
+
+function format(kind, options) {
+  const key = JSON.stringify([kind.name, options]);
+  if (!formats.has(key)) formats.set(key, new kind(locale, options));
+  return formats.get(key);
+}
+
+export const NONE = "–";
+
+/** A number with as many digits behind the point as asked for; a dash where there is none. */
+export function number(value, digits = 0) {
+  if (value == null || !Number.isFinite(value)) return NONE;
+  return format(Intl.NumberFormat, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+}
+
+/** A learning rate and the like, as engineers write it: 5e-4, 1.25e-5; as it is where it is not small. */
+export function small(value) {
+  if (value == null || !Number.isFinite(value)) return NONE;
+  if (value === 0 || Math.abs(value) >= 0.001) return String(Number(value.toPrecision(3)));
+  return value.toExponential(2).replace(/\.?0+e/, "e");
+}
+
+export const percent = (share, digits = 0) => `${number(share * 100, digits)} %`;
+
+/** Bytes in units of 1,000. */
+export function bytes(count) {
+  if (count == null) return NONE;
+  const place = count < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(count) / 3));
+  const value = count / 1000 ** place;
+  return `${number(value, place && value < 100 ? 1 : 0)} ${["B", "kB", "MB", "GB", "TB"][place]}`;
+}
+
+/** Parameters and the like: 8.03 B, 521 k. */
+export function count(value) {
+  if (value == null) return NONE;
+  const place = value < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
+  const scaled = value / 1000 ** place;
+  return `${number(scaled, !place ? 0 : scaled < 10 ? 2 : scaled < 100 ? 1 : 0)} ${["", "k", "M", "B", "T"][place]}`.trim();
+}
+
+/** Seconds as people say them: 45 s, 12 min, 1 h 48 min. */
+export function duration(seconds) {
+  if (seconds == null || !Number.isFinite(seconds)) return NONE;
+  if (seconds < 100) return `${number(Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 100 ? `${number(minutes)} min` : `${number(Math.floor(minutes / 60))} h ${minutes % 60} min`;
+}
+
+const dated = (value, options) => (value ? format(Intl.DateTimeFormat, options).format(new Date(value)) : NONE);
+export const clock = (value) => dated(value, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const moment = (value) => dated(value, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+export const fully = (value) => dated(value, { dateStyle: "medium", timeStyle: "medium" });
+
+// -- the API --------------------------------------------------------------------------------------------------------
+
+/** What the server refused: `message` says what is wrong, `fix` what to do. `status` 0: it was not reached. */
+export class Failure extends Error {
+  constructor(status, { code, message, fix, findings }) {
+    super(message);
+    Object.assign(this, { status, code, fix: fix ?? "", findings: findings ?? [] });
+  }
+}
+
+/** Ask the API. Answers the decoded document, null where there is none.
+ * @throws {Failure} it was refused; an AbortError where `signal` said so. Who is not signed in is sent to sign in. */
+export async function ask(method, path, body, { signal, raw } = {}) {
+  const headers = { "Accept-Language": language };
+  if (body !== undefined && !raw) headers["Content-Type"] = "application/json";
+  const answer = await reached(path, { method, headers, signal, body: raw ? body : body && JSON.stringify(body) });
+  if (answer.status === 204) return null;
+  const document_ = await answer.json();
+  return document_;
+}
+
+/** Send a request and answer the response itself, for streams and texts.
+ * @throws {Failure} as `ask`. */
+export async function reached(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers: { "Accept-Language": language, ...options.headers } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure(0, { message: _("The server does not answer."), fix: _("See whether it is running.") });
+  }
+  if (answer.ok) return answer;
+  if (answer.status === 401 && !["/login", "/setup"].includes(location.pathname)) {
+    location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  }
+  const told = await answer.json().catch(() => ({}));
+  throw new Failure(answer.status, told.error ?? { message: answer.statusText });
+}
+
+export const get = (path, options) => ask("GET", path, undefined, options);
+export const post = (path, body = {}, options = {}) => ask("POST", path, body, options);
+
+// -- told to people -------------------------------------------------------------------------------------------------
+
+/** Said to who listens to the page, seen by nobody. */
+export function tell(text) {
+  $("#told").textContent = text;
+}
+
+/** A word at the lower edge that goes away by itself. Nothing that has to be read stands only there. */
+export function toast(text, tone = "") {
+  $(".toast")?.remove();
+  const box = h("p", { class: "toast", role: "status" }, tone === "bad" && icon("err"), text);
+  document.body.append(box);
+  setTimeout(() => box.remove(), tone === "bad" ? 8000 : 2400);
+}
+
+/** What went wrong, with the fix. */
+export const failure = (error) =>
+  h(
+    "div",
+    { class: "failure", role: "alert" },
+    icon("err", "bad"),
+    h("p", {}, h("b", {}, error.message), " ", error.fix),
+  );
+
+export const failed = (error) => {
+  if (error.name === "AbortError") return;
+  if (!(error instanceof Failure)) throw error;
+  toast(`${error.message} ${error.fix}`.trim(), "bad");
+};
+
+/** Put other children into an element, only where that changes it: what is read or selected stays. */
+export function put(element, ...children) {
+  element.replaceChildren(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  return element;
+}
+
+/** Ask before something that can't be undone. The safe answer is focused; resolves to the value of the button. */
+export function confirmed({ title, text, no = _("Cancel"), choices }) {
+  const buttons = choices.map(({ value, label, tone = "danger" }) =>
+    h("button", { class: `btn ${tone}`, value }, label),
+  );
+  const dialog = h(
+    "dialog",
+    { class: "narrow-dlg", "aria-labelledby": "asked" },
+    h(
+      "form",
+      { method: "dialog" },
+      h("div", { class: "dlg-head" }, h("h2", { id: "asked" }, title), h("p", { class: "muted" }, text)),
+      h(
+        "div",
+        { class: "dlg-foot" },
+        h("button", { class: "btn", value: "", autofocus: true }, no),
+        h("span", { class: "row" }, buttons),
+      ),
+    ),
+  );
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) =>
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue);
+    }),
+  );
+}
+
+// -- the bar --------------------------------------------------------------------------------------------------------
+
+const remember = (name, value) => {
+  document.cookie = `${name}=${value}; path=/; max-age=31536000; samesite=strict`;
+};
+
+function isDark() {
+  if (root.dataset.theme) return root.dataset.theme === "dark";
+  return matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+document.addEventListener(
+  "click",
+  async (event) => {
+    const target = event.target.closest("button, a, input, label");
+    if (!target) return;
+    if (target.closest('[aria-disabled="true"]')) {
+      event.preventDefault(); // it can still be focused, so its reason can be read
+      event.stopImmediatePropagation();
+    } else if (target.matches("[data-theme-toggle]")) {
+      root.dataset.theme = isDark() ? "light" : "dark";
+      remember("theme", root.dataset.theme);
+    } else if (target.matches("[data-language]")) {
+      remember("language", target.dataset.language);
+      location.reload();
+    } else if (target.matches("[data-sign-out]")) {
+      await ask("POST", "/api/logout", {}).catch(failed);
+      location.assign("/login");
+    } else if (target.matches("[data-open]")) {
+      document.getElementById(target.dataset.open).showModal();
+    } else if (target.matches("[data-copy]")) {
+      await navigator.clipboard?.writeText(target.dataset.copy);
+      toast(_("Copied"));
+    }
+  },
+  true,
+);

@@ -1,0 +1,108 @@
+"""The pages: which there are, and what is sent for each. They hold no data of anybody: their modules ask the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from oneseek import __version__
+from oneseek.server.errors import Refusal
+from oneseek.server.pages.assets import Asset, Assets, compressed
+from oneseek.server.pages.form import setting
+from oneseek.server.pages.words import LANGUAGES, needed, preferred, translator
+
+PAGES: Mapping[str, str] = {
+    "/train": "train",
+    "/runs": "runs",
+    "/runs/{run_id}": "run",
+    "/models": "models",
+    "/datasets": "datasets",
+    "/playground": "playground",
+    "/ledger": "ledger",
+    "/access": "access",
+    "/login": "login",
+    "/setup": "setup",
+}
+"""The template of each page by its address."""
+
+
+THEMES = ("light", "dark")
+FOR_EVER = "public, max-age=31536000, immutable"
+
+
+def routes() -> APIRouter:
+    """Every page, and the files that they are made of."""
+    router = APIRouter(include_in_schema=False)
+    assets = Assets()
+    templates = Environment(
+        loader=PackageLoader("oneseek.server.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    @cache
+    def rendered(name: str, language: str, theme: str) -> Asset:
+        content = templates.get_template(f"{name}.html").render(
+            _=translator(language),
+            assets=f"/assets/{assets.version}",
+            icon=_icon,
+            language=language,
+            languages=LANGUAGES,
+            page=name,
+            setting=setting,
+            theme=theme,
+            version=__version__,
+            words=_words(language, assets),
+        )
+        page = content.encode()
+        return Asset(page, compressed(page), "text/html; charset=utf-8")
+
+    def page(request: Request) -> Response:
+        name = PAGES[request.scope["route"].path]
+        language = preferred(request.cookies.get("language"), request.headers.get("Accept-Language", ""))
+        theme = request.cookies.get("theme", "")
+        return _sent(request, rendered(name, language, theme if theme in THEMES else ""), {})
+
+    for address in PAGES:
+        router.add_api_route(address, page, methods=["GET"])
+
+    @router.get("/")
+    def first() -> Response:
+        return Response(status_code=303, headers={"Location": "/train"})
+
+    @router.get("/assets/{version}/{name}")
+    def asset(request: Request, version: str, name: str) -> Response:
+        found = assets.find(version, name)
+        if found is None:
+            raise Refusal(404, "There is no such file.", "Load the page again: it names the files that there are.")
+        return _sent(request, found, {"Cache-Control": FOR_EVER})
+
+    return router
+
+
+def _sent(request: Request, asset: Asset, headers: dict[str, str]) -> Response:
+    """Nothing that is sent so holds a secret, so its compressed length tells nothing."""
+    headers = headers | {"Vary": "Accept-Encoding, Accept-Language, Cookie"}
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        return Response(asset.compressed, 200, headers | {"Content-Encoding": "gzip"}, asset.media_type)
+    return Response(asset.content, 200, headers, asset.media_type)
+
+
+def _icon(name: str, tone: str = "") -> Markup:
+    """An icon of icons.svg, for the eye only."""
+    drawn = Markup('<svg class="{}" aria-hidden="true"><use href="#i-{}"/></svg>')
+    return drawn.format(f"i {tone}".strip(), name)
+
+
+def _words(language: str, assets: Assets) -> str:
+    """The catalogue of the modules, for a block of data in the page: `<` could end the block."""
+    told: dict[str, Any] = needed(language, map(assets.text, assets.modules))
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c") if told else ""

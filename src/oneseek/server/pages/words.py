@@ -1,0 +1,77 @@
+"""The languages of the page. Templates and modules are written in English; `words/sv/` says it in Swedish, a file for
+each page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+DIRECTORY = Path(__file__).parent / "words"
+LANGUAGES: Final = {"en": "English", "sv": "Svenska"}
+
+_IN_A_MODULE = re.compile(
+    r"""\b_n?\(\s*(?:[^"'`(),]+(?:\([^()]*\))?[^"'`(),]*,\s*)?((?:"(?:[^"\\]|\\.)*"(?:,\s*)?)+)"""
+)
+_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
+_PREFERRED = re.compile(r"\s*([a-zA-Z]+)(?:-[\w-]+)?\s*(?:;\s*q=([0-9.]+))?\s*")
+
+
+@cache
+def catalogue(language: str) -> Mapping[str, str]:
+    """What English texts are called in a language; English has none, since nothing is another word there."""
+    if language == "en":
+        return {}
+    words: dict[str, str] = {}
+    for path in sorted((DIRECTORY / language).glob("*.json")):
+        words |= json.loads(path.read_text("utf-8"))
+    return words
+
+
+def translator(language: str) -> Callable[..., str]:
+    """What templates call as `_`: a text in a language, its `{names}` replaced by values."""
+    words = catalogue(language)
+
+    def say(text: str, **values: object) -> str:
+        said = words.get(text, text)
+        return said.format(**values) if values else said
+
+    return say
+
+
+def said_in(module: str) -> frozenset[str]:
+    """The texts that a module passes to `_` and `_n`: double-quoted, as they stand in the catalogue."""
+    texts = (json.loads(each) for found in _IN_A_MODULE.findall(module) for each in _LITERAL.findall(found))
+    return frozenset(texts)
+
+
+def needed(language: str, modules: Iterable[str]) -> dict[str, str]:
+    """The part of a catalogue that modules need."""
+    words = catalogue(language)
+    texts = frozenset[str]().union(*map(said_in, modules))
+    return {text: words[text] for text in sorted(texts) if text in words}
+
+
+def preferred(chosen: str | None, accepted: str) -> str:
+    """The language to answer in: the one that somebody chose, else the first that the browser asks for.
+
+    accepted: of the header Accept-Language.
+    """
+    if chosen in LANGUAGES:
+        return str(chosen)
+    asked: list[tuple[float, int, str]] = []
+    for place, part in enumerate(accepted.split(",")[:20]):
+        found = _PREFERRED.fullmatch(part)
+        if found and found[1].lower() in LANGUAGES:
+            asked.append((-_quality(found[2]), place, found[1].lower()))
+    return min(asked)[2] if asked else "en"
+
+
+def _quality(written: str | None) -> float:
+    try:
+        return float(written) if written else 1.0
+    except ValueError:
+        return 0.0
