@@ -12,7 +12,12 @@ DIRECTORY = Path(__file__).parent / "assets"
 
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _BASE = "oneseek.css"
-"""The style that every page begins with. It is sent with the page's own, which saves a request."""
+_STYLES = {
+    "train.css": ("train.css", "dataset.css"),
+    "datasets.css": ("dataset.css", "datasets.css"),
+    "run.css": ("run.css", "result.css"),
+}
+"""The style of a page is sent as one, which saves requests: the base, its own, and what it shares with others."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Assets:
         for name, content in files.items():
             digest.update(f"{name} {len(content)}\n".encode() + content)
         self.version = digest.hexdigest()[:12]
-        self._assets = {name: _asset(name, _with_base(name, files)) for name, content in files.items()}
+        self._assets = {name: _asset(name, _whole(name, files)) for name in files}
 
     def find(self, version: str, name: str) -> Asset | None:
         """A file of this version; None where there is none, or the version is another one."""
@@ -55,9 +60,10 @@ def compressed(content: bytes) -> bytes:
     return gzip.compress(content, 9, mtime=0)
 
 
-def _with_base(name: str, files: Mapping[str, bytes]) -> bytes:
-    content = files[name]
-    return files[_BASE] + b"\n" + content if name.endswith(".css") and name != _BASE else content
+def _whole(name: str, files: Mapping[str, bytes]) -> bytes:
+    if not name.endswith(".css"):
+        return files[name]
+    return b"\n".join(files[part] for part in (_BASE, *_STYLES.get(name, (name,))))
 
 
 def _asset(name: str, content: bytes) -> Asset:
