@@ -3,13 +3,20 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types docs bench soak
+.PHONY: demo test browser lint types docs bench soak
 
 demo: $(VENV)/installed
 	$(BIN)/oneseek demo
 
 test: $(VENV)/installed
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak and not browser"
+
+# The page in a real Chromium. On Debian it is installed where that is allowed; elsewhere by hand, before.
+browser: $(VENV)/installed $(VENV)/npm/installed
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null || \
+		(echo "The page is tested in Chromium: install it first (on Debian: apt-get install chromium)." && exit 1)
+	$(VENV)/npm/node_modules/.bin/prettier --print-width 120 --log-level warn --check src/oneseek/server/pages/assets
+	$(BIN)/pytest -n 2 --dist loadgroup -m browser
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -27,6 +34,10 @@ bench: $(VENV)/installed
 
 soak: $(VENV)/installed
 	$(BIN)/pytest -m soak --timeout 3600
+
+$(VENV)/npm/installed: Makefile | $(VENV)/installed
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.14.1 prettier@3.10.1
+	touch $@
 
 # Made once; made again only when what is to be installed has changed.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -31,6 +31,9 @@ PAGES = frozenset(
 )
 """Where people open a page, and below /runs/ that of each run."""
 
+PROGRAMS = ("/api", "/ws", ASSETS)
+"""What begins so is no page and will be none."""
+
 EVERYBODYS = frozenset({("POST", "/api/logout")})
 """What changes something and yet is for everybody who is known."""
 
@@ -55,6 +58,15 @@ def scope_of(method: str, path: str) -> Scope | None:
 def is_page(method: str, path: str) -> bool:
     """Whether a request is for a page: people who are not known are sent from there to log in."""
     return method == "GET" and (path in PAGES or path.startswith("/runs/"))
+
+
+def is_for_people(method: str, path: str, accepted: str) -> bool:
+    """Whether somebody has typed an address or followed a link, there being a page or not. Programs ask for what the
+    API has, and for no HTML.
+
+    accepted: of the header Accept.
+    """
+    return is_page(method, path) or (method == "GET" and "text/html" in accepted and not path.startswith(PROGRAMS))
 
 
 def suffices(scope: Scope, needed: Scope) -> bool:

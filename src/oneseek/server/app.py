@@ -33,6 +33,7 @@ from oneseek.server import (
 from oneseek.server.guard import Guard, Names
 from oneseek.server.live import Live
 from oneseek.server.operations import Metered, Metrics
+from oneseek.server.packed import Packed
 from oneseek.server.places import hiding
 from oneseek.server.tasks import Tasks
 from oneseek.state.access import Access
@@ -81,16 +82,16 @@ def create_app(
         socket.routes(live),
         artefacts.routes(runs.find, home, environment, work),
         asking.routes(runs.find, hide),
-        ledger_routes.routes(home, environment),
+        ledger_routes.routes(home, environment, work),
         datasets.routes(home, work, partial(_users, runs), largest=largest_upload),
         models.routes(home, doing, environment),
         tasks.routes(doing, hide),
-        pages.routes(),
     ):
         app.include_router(part)
     errors.install(app, hide)
+    pages.install(app, hide)
     bodies.describe(app)
-    return Metered(Guard(app, access, names, hide), metrics)
+    return Metered(Guard(Packed(app), access, names, hide), metrics)
 
 
 def end(live: Live, doing: Tasks) -> None:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oneseek.errors import ConfigError, OneSeekError
 from oneseek.server import errors
-from oneseek.server.access import SAFE, SOCKET, is_page, scope_of, suffices
+from oneseek.server.access import SAFE, SOCKET, is_for_people, scope_of, suffices
 from oneseek.server.errors import Refusal
 from oneseek.server.places import Hide, as_it_is
 from oneseek.server.shares import Shares, Turn
@@ -281,8 +281,9 @@ def _check_allowed(scope: Scope, who: Identity | None) -> None:
 
 def _may_log_in(scope: Scope, error: Exception) -> bool:
     """Whether a person is to be asked who they are, rather than a program refused, which has a token."""
-    unknown = isinstance(error, Refusal) and error.status_code == 401
-    return unknown and is_page(_method(scope), scope["path"]) and not _values(scope["headers"], b"authorization")
+    if not isinstance(error, Refusal) or error.status_code != 401 or _values(scope["headers"], b"authorization"):
+        return False
+    return is_for_people(_method(scope), scope["path"], ", ".join(_values(scope["headers"], b"accept")))
 
 
 def _asked(scope: Scope) -> str:

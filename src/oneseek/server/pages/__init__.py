@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from oneseek.server.pages.routes import routes
+from oneseek.server.pages.routes import install
 
-__all__ = ["routes"]
+__all__ = ["install"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,18 @@ DIRECTORY = Path(__file__).parent / "assets"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _BASE = "oneseek.css"
 _STYLES = {
+    "oneseek.css": (),
+    "door.css": ("passphrase.css", "door.css"),
+    "access.css": ("passphrase.css", "access.css"),
     "train.css": ("train.css", "dataset.css"),
     "datasets.css": ("dataset.css", "datasets.css"),
-    "run.css": ("run.css", "result.css"),
+    "run.css": ("charts.css", "run.css", "result.css"),
+    "runs.css": ("charts.css", "runs.css"),
 }
 """The style of a page is sent as one, which saves requests: the base, its own, and what it shares with others."""
+
+
+_IMPORTED = re.compile(r'"\./([\w-]+\.js)"')
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,14 @@ class Assets:
         """What a file says."""
         return self._assets[name].content.decode()
 
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """The names of all modules."""
-        return tuple(name for name in self._assets if name.endswith(".js"))
+    def modules(self, name: str) -> frozenset[str]:
+        """The names of a module and of all that it may import, at once or when they are needed."""
+        found, waiting = set[str](), [name]
+        while waiting:
+            if (module := waiting.pop()) not in found:
+                found.add(module)
+                waiting += _IMPORTED.findall(self.text(module))
+        return frozenset(found)
 
 
 def compressed(content: bytes) -> bytes:

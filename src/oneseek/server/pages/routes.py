@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from oneseek import __version__
-from oneseek.server.errors import Refusal
+from oneseek.server.access import is_for_people
+from oneseek.server.errors import Refusal, response
 from oneseek.server.pages.assets import Asset, Assets, compressed
-from oneseek.server.pages.form import setting
+from oneseek.server.pages.form import figure, others, setting
 from oneseek.server.pages.words import LANGUAGES, needed, preferred, translator
+from oneseek.server.places import Hide, as_it_is
 
 PAGES: Mapping[str, str] = {
     "/train": "train",
@@ -32,12 +33,16 @@ PAGES: Mapping[str, str] = {
 """The template of each page by its address."""
 
 
+_MODULES = {"login": "door.js", "setup": "door.js", "missing": "ui.js"}
+"""The module of a page where it is not called as the page."""
+
 THEMES = ("light", "dark")
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
-def routes() -> APIRouter:
-    """Every page, and the files that they are made of."""
+def install(app: FastAPI, hide: Hide = as_it_is) -> None:
+    """Every page, the files that they are made of, and what people see where there is nothing. Programs are answered
+    there as everywhere, behind the application's other routes and errors."""
     router = APIRouter(include_in_schema=False)
     assets = Assets()
     templates = Environment(
@@ -50,26 +55,37 @@ def routes() -> APIRouter:
 
     @cache
     def rendered(name: str, language: str, theme: str) -> Asset:
+        module = _MODULES.get(name, f"{name}.js")
         content = templates.get_template(f"{name}.html").render(
             _=translator(language),
             assets=f"/assets/{assets.version}",
+            figure=figure,
             icon=_icon,
             language=language,
             languages=LANGUAGES,
+            others=others,
             page=name,
             setting=setting,
             theme=theme,
             version=__version__,
-            words=_words(language, assets),
+            module=module,
+            words=_words(language, assets, module),
         )
         page = content.encode()
         return Asset(page, compressed(page), "text/html; charset=utf-8")
 
-    def page(request: Request) -> Response:
-        name = PAGES[request.scope["route"].path]
+    def shown(request: Request, name: str, status: int = 200) -> Response:
         language = preferred(request.cookies.get("language"), request.headers.get("Accept-Language", ""))
         theme = request.cookies.get("theme", "")
-        return _sent(request, rendered(name, language, theme if theme in THEMES else ""), {})
+        return _sent(request, rendered(name, language, theme if theme in THEMES else ""), {}, status)
+
+    def page(request: Request) -> Response:
+        return shown(request, PAGES[request.scope["route"].path])
+
+    def missing(request: Request, error: Exception) -> Response:
+        if is_for_people(request.method, request.url.path, request.headers.get("Accept", "")):
+            return shown(request, "missing", 404)
+        return response(error, hide)
 
     for address in PAGES:
         router.add_api_route(address, page, methods=["GET"])
@@ -85,15 +101,16 @@ def routes() -> APIRouter:
             raise Refusal(404, "There is no such file.", "Load the page again: it names the files that there are.")
         return _sent(request, found, {"Cache-Control": FOR_EVER})
 
-    return router
+    app.include_router(router)
+    app.add_exception_handler(404, missing)
 
 
-def _sent(request: Request, asset: Asset, headers: dict[str, str]) -> Response:
+def _sent(request: Request, asset: Asset, headers: dict[str, str], status: int = 200) -> Response:
     """Nothing that is sent so holds a secret, so its compressed length tells nothing."""
     headers = headers | {"Vary": "Accept-Encoding, Accept-Language, Cookie"}
     if "gzip" in request.headers.get("Accept-Encoding", ""):
-        return Response(asset.compressed, 200, headers | {"Content-Encoding": "gzip"}, asset.media_type)
-    return Response(asset.content, 200, headers, asset.media_type)
+        return Response(asset.compressed, status, headers | {"Content-Encoding": "gzip"}, asset.media_type)
+    return Response(asset.content, status, headers, asset.media_type)
 
 
 def _icon(name: str, tone: str = "") -> Markup:
@@ -102,7 +119,7 @@ def _icon(name: str, tone: str = "") -> Markup:
     return drawn.format(f"i {tone}".strip(), name)
 
 
-def _words(language: str, assets: Assets) -> str:
-    """The catalogue of the modules, for a block of data in the page: `<` could end the block."""
-    told: dict[str, Any] = needed(language, map(assets.text, assets.modules))
+def _words(language: str, assets: Assets, module: str) -> str:
+    """What a page's modules say, in its language, for a block of data in it: `<` could end the block."""
+    told = needed(language, map(assets.text, assets.modules(module)))
     return json.dumps(told, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c") if told else ""

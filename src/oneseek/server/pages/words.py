@@ -65,8 +65,9 @@ def preferred(chosen: str | None, accepted: str) -> str:
     asked: list[tuple[float, int, str]] = []
     for place, part in enumerate(accepted.split(",")[:20]):
         found = _PREFERRED.fullmatch(part)
-        if found and found[1].lower() in LANGUAGES:
-            asked.append((-_quality(found[2]), place, found[1].lower()))
+        quality = _quality(found[2]) if found else 0.0
+        if found and quality > 0 and found[1].lower() in LANGUAGES:
+            asked.append((-quality, place, found[1].lower()))
     return min(asked)[2] if asked else "en"
 
 

@@ -1,15 +1,26 @@
 // What is asked for on the Train page, and what the server says of it. Every part of the page sets settings here and
 // listens here; nothing else holds a value. The rules are the server's alone.
-import { _, post } from "./ui.js";
+import { _, Failure, post } from "./ui.js";
 
 const DRAFT = "oneseek.draft";
-const PAUSE = 60; // milliseconds without another change before the server is asked
+const PAUSE = 20; // milliseconds without another change before the server is asked
+const AGAIN = [2000, 4000, 8000, 15000]; // milliseconds until a server that did not answer is asked again
 
 const listeners = { change: [], verdict: [] };
-const state = { settings: {}, verdict: null, asking: null, timer: 0, failure: null };
+const state = {
+  settings: drafted() ?? {},
+  begun: false, // other pages write into the draft and have nothing judged
+  verdict: null,
+  judged: "", // the settings that the verdict is of, as JSON
+  asking: null,
+  timer: 0,
+  failure: null,
+  failures: 0, // one after the other
+};
 
-/** Call `heard(fields)` after settings changed, or `heard(verdict)` when the server has judged all of them.
- * A verdict that an answer to later settings could follow is never told. */
+/** Call `heard(fields)` after settings changed, or `heard(verdict)` when the server has judged all of them, or could
+ * not: then there is a `failure()`, and the verdict is an older one. A verdict that an answer to later settings could
+ * follow is never told. */
 export function on(what, heard) {
   listeners[what].push(heard);
 }
@@ -20,7 +31,7 @@ export const settings = () => ({ ...state.settings });
 /** The last verdict of the server: `ok`, `findings`, `estimate`, `rows`, `machine`; null before the first. */
 export const verdict = () => state.verdict;
 /** Whether the verdict is of what is asked for now. */
-export const settled = () => state.verdict !== null && state.asking === null && state.timer === 0;
+export const settled = () => state.verdict !== null && state.failure === null && state.judged === asked();
 /** Why the server could not judge, or null. */
 export const failure = () => state.failure;
 
@@ -34,13 +45,15 @@ export function set(changes) {
   }
   keep();
   tellAll("change", changed);
-  clearTimeout(state.timer);
-  state.timer = setTimeout(judge, PAUSE);
+  if (state.begun) soon(PAUSE);
 }
 
+/** Let these settings be all that there are. */
+export const replace = (wanted) =>
+  set({ ...Object.fromEntries(Object.keys(state.settings).map((field) => [field, undefined])), ...wanted });
+
 /** Do what a finding's fix says, where settings alone are the fix. */
-export const mend = (finding) =>
-  set(Object.fromEntries(finding.changes.map((change) => [change.field, change.value])));
+export const mend = (finding) => set(Object.fromEntries(finding.changes.map((change) => [change.field, change.value])));
 
 /** The findings about a setting, or about all below a section: `training`, `training.num_epochs`. */
 export const findings = (field) =>
@@ -48,11 +61,12 @@ export const findings = (field) =>
 
 /** The body that the API takes: sections, and in them what was set. */
 export function body(of = state.settings) {
-  const nested = {};
+  const nested = Object.create(null); // a file may say __proto__
   for (const [field, held] of Object.entries(of)) {
-    const names = field.split(".");
+    const names = path(field);
     const last = names.pop();
-    names.reduce((section, name) => (section[name] ??= {}), nested)[last] = held;
+    const section = names.reduce((within, name) => (within[name] = sectioned(within[name])), nested);
+    section[last] = held;
   }
   return nested;
 }
@@ -63,31 +77,63 @@ export async function judge() {
   state.timer = 0;
   state.asking?.abort();
   const mine = (state.asking = new AbortController());
+  const judged = asked();
   try {
     const told = await post("/api/validate?partial=true", body(), { signal: mine.signal });
     if (state.asking !== mine) return null;
-    Object.assign(state, { asking: null, failure: null, verdict: told });
+    Object.assign(state, { asking: null, failure: null, failures: 0, verdict: told, judged });
   } catch (error) {
     if (state.asking !== mine) return null;
+    if (!(error instanceof Failure)) error = new Failure(0, { message: _("The server's answer can't be read.") });
     Object.assign(state, { asking: null, failure: error });
+    if (passing(error)) soon(AGAIN[Math.min(state.failures++, AGAIN.length - 1)]);
   }
+  if (judged !== asked()) return null; // it was changed meanwhile, and is about to be judged
   tellAll("verdict", state.verdict);
   return state.failure ? null : state.verdict;
 }
 
+/** What the server found when it refused to start what is asked for now. */
+export function refused(found) {
+  Object.assign(state, { verdict: { ...state.verdict, ok: false, findings: found }, judged: asked() });
+  tellAll("verdict", state.verdict);
+}
+
 /** Begin with the draft of the last visit, else with nothing, and have it judged. */
 export function begin() {
-  try {
-    state.settings = JSON.parse(localStorage.getItem(DRAFT)) ?? {};
-  } catch {
-    state.settings = {}; // a draft that somebody else wrote there is none
-  }
+  state.begun = true;
   tellAll("change", Object.keys(state.settings));
   return judge();
 }
 
 /** Forget the draft: the run has begun. */
-export const forget = () => localStorage.removeItem(DRAFT);
+export function forget() {
+  try {
+    localStorage.removeItem(DRAFT);
+  } catch {
+    // where nothing is kept, nothing is to be forgotten
+  }
+}
+
+/** The parts of a dotted field: the key of a model may hold dots. */
+function path(field) {
+  const names = field.split(".");
+  if (names[0] !== "per_model" || names.length < 5) return names;
+  return ["per_model", names.slice(1, -2).join("."), ...names.slice(-2)];
+}
+
+function soon(milliseconds) {
+  clearTimeout(state.timer);
+  state.timer = setTimeout(judge, milliseconds);
+}
+
+function drafted() {
+  try {
+    return known(JSON.parse(localStorage.getItem(DRAFT)));
+  } catch {
+    return null; // no draft, or one that somebody else wrote there
+  }
+}
 
 function keep() {
   try {
@@ -97,16 +143,32 @@ function keep() {
   }
 }
 
+const asked = () => JSON.stringify(state.settings);
 const same = (one, other) => JSON.stringify(one ?? null) === JSON.stringify(other ?? null);
+// A function, since the draft is read before the constants below are there.
+function known(held) {
+  return held !== null && typeof held === "object" && !Array.isArray(held) ? held : null;
+}
+const sectioned = (held) => known(held) ?? Object.create(null);
+/** Whether the same question may be answered later: the server was away, busy, or stumbled. */
+const passing = ({ status }) => status === 0 || status === 408 || status === 429 || status >= 500;
 
 function tellAll(what, told) {
   for (const heard of listeners[what]) heard(told);
 }
 
+/** Take over what is kept: it was written later than what is here. */
+function takeOver() {
+  const later = drafted();
+  if (later) replace(later);
+}
+
 addEventListener("storage", (event) => {
-  // another tab of the same form: what was typed last counts
-  if (event.key !== DRAFT || !event.newValue) return;
-  const other = JSON.parse(event.newValue);
-  const gone = Object.keys(state.settings).filter((field) => !(field in other));
-  set({ ...Object.fromEntries(gone.map((field) => [field, undefined])), ...other });
+  if (event.key === DRAFT && event.newValue) takeOver(); // another tab of the same form: what was typed last counts
+});
+addEventListener("pageshow", (event) => {
+  if (event.persisted && state.begun) replace(drafted() ?? {}); // the run that this page began has taken the draft
+});
+addEventListener("online", () => {
+  if (state.begun && state.failure) judge();
 });

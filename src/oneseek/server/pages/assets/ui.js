@@ -105,17 +105,22 @@ export const percent = (share, digits = 0) => `${number(share * 100, digits)} %`
 /** Bytes in units of 1,000. */
 export function bytes(count) {
   if (count == null) return NONE;
-  const place = count < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(count) / 3));
-  const value = count / 1000 ** place;
+  const [value, place] = thousands(count);
   return `${number(value, place && value < 100 ? 1 : 0)} ${["B", "kB", "MB", "GB", "TB"][place]}`;
 }
 
 /** Parameters and the like: 8.03 B, 521 k. */
 export function count(value) {
   if (value == null) return NONE;
-  const place = value < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
-  const scaled = value / 1000 ** place;
+  const [scaled, place] = thousands(value);
   return `${number(scaled, !place ? 0 : scaled < 10 ? 2 : scaled < 100 ? 1 : 0)} ${["", "k", "M", "B", "T"][place]}`.trim();
+}
+
+/** A number scaled to less than 1,000 as it is written, and how often it was divided. */
+function thousands(value) {
+  let place = 0;
+  while (place < 4 && value >= (place ? 999.5 : 1000)) [value, place] = [value / 1000, place + 1];
+  return [value, place];
 }
 
 /** Seconds as people say them: 45 s, 12 min, 1 h 48 min. */
@@ -128,16 +133,20 @@ export function duration(seconds) {
 
 const dated = (value, options) => (value ? format(Intl.DateTimeFormat, options).format(new Date(value)) : NONE);
 export const clock = (value) => dated(value, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-export const moment = (value) => dated(value, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+export function moment(value) {
+  const year = new Date(value).getFullYear() === new Date().getFullYear() ? undefined : "numeric";
+  return dated(value, { day: "numeric", month: "short", year, hour: "2-digit", minute: "2-digit" });
+}
 export const fully = (value) => dated(value, { dateStyle: "medium", timeStyle: "medium" });
 
 // -- the API --------------------------------------------------------------------------------------------------------
 
-/** What the server refused: `message` says what is wrong, `fix` what to do. `status` 0: it was not reached. */
+/** What the server refused: `message` says what is wrong, `fix` what to do, both in `language` where that is not the
+ * page's. `status` 0: it was not reached; `wait`: seconds until it may be asked again, 0 where it does not say. */
 export class Failure extends Error {
-  constructor(status, { code, message, fix, findings }) {
+  constructor(status, { code, message, fix, findings, language: spoken }, wait = 0) {
     super(message);
-    Object.assign(this, { status, code, fix: fix ?? "", findings: findings ?? [] });
+    Object.assign(this, { status, code, fix: fix ?? "", findings: findings ?? [], language: spoken, wait });
   }
 }
 
@@ -148,8 +157,9 @@ export async function ask(method, path, body, { signal, raw } = {}) {
   if (body !== undefined && !raw) headers["Content-Type"] = "application/json";
   const answer = await reached(path, { method, headers, signal, body: raw ? body : body && JSON.stringify(body) });
   if (answer.status === 204) return null;
-  const document_ = await answer.json();
-  return document_;
+  return answer.json().catch((error) => {
+    throw error.name === "AbortError" ? error : unreached();
+  });
 }
 
 /** Send a request and answer the response itself, for streams and texts.
@@ -160,14 +170,22 @@ export async function reached(path, options = {}) {
     answer = await fetch(path, { ...options, headers: { "Accept-Language": language, ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Failure(0, { message: _("The server does not answer."), fix: _("See whether it is running.") });
+    throw unreached();
   }
   if (answer.ok) return answer;
-  if (answer.status === 401 && !["/login", "/setup"].includes(location.pathname)) {
-    location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
-  }
+  if (answer.status === 401) signIn();
   const told = await answer.json().catch(() => ({}));
-  throw new Failure(answer.status, told.error ?? { message: answer.statusText });
+  const said = told.error ?? { message: answer.statusText || _("The server refused, without saying why.") };
+  throw new Failure(answer.status, said, Number(answer.headers.get("Retry-After")) || 0);
+}
+
+const unreached = () =>
+  new Failure(0, { message: _("The server does not answer."), fix: _("See whether it is running.") });
+
+/** Go and sign in, and come back here. */
+function signIn() {
+  if (["/login", "/setup"].includes(location.pathname)) return;
+  location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search + location.hash)}`);
 }
 
 export const get = (path, options) => ask("GET", path, undefined, options);
@@ -175,17 +193,35 @@ export const post = (path, body = {}, options = {}) => ask("POST", path, body, o
 
 // -- told to people -------------------------------------------------------------------------------------------------
 
+const region = $("#told");
+let telling = 0;
+
 /** Said to who listens to the page, seen by nobody. */
 export function tell(text) {
-  $("#told").textContent = text;
+  toTheFront(region);
+  region.textContent = ""; // so that the same words are said again
+  clearTimeout(telling);
+  lately.push(text);
+  setTimeout(() => lately.shift(), 1000);
+  telling = setTimeout(() => (toTheFront(region).textContent = [...new Set(lately)].join(" ")), 60);
 }
+
+const lately = []; // what was told in the last second: two parts of a page may have something to say of one change
 
 /** A word at the lower edge that goes away by itself. Nothing that has to be read stands only there. */
 export function toast(text, tone = "") {
   $(".toast")?.remove();
-  const box = h("p", { class: "toast", role: "status" }, tone === "bad" && icon("err"), text);
-  document.body.append(box);
+  const box = h("p", { class: "toast", popover: "manual" }, tone === "bad" && icon("err"), text);
+  toTheFront(box).showPopover();
+  tell(text);
   setTimeout(() => box.remove(), tone === "bad" ? 8000 : 2400);
+}
+
+/** Into the dialog that is open, outside which everything is inert and silent; else the page. */
+function toTheFront(element) {
+  const place = $$("dialog:modal").at(-1) ?? document.body;
+  if (element.parentNode !== place) place.append(element);
+  return element;
 }
 
 /** What went wrong, with the fix. */
@@ -194,7 +230,7 @@ export const failure = (error) =>
     "div",
     { class: "failure", role: "alert" },
     icon("err", "bad"),
-    h("p", {}, h("b", {}, error.message), " ", error.fix),
+    h("p", { lang: error.language }, h("b", {}, error.message), " ", error.fix),
   );
 
 export const failed = (error) => {
@@ -205,7 +241,11 @@ export const failed = (error) => {
 
 /** Put other children into an element, only where that changes it: what is read or selected stays. */
 export function put(element, ...children) {
-  element.replaceChildren(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  const wanted = children.flat(Infinity).filter((child) => child != null && child !== false);
+  const had = [...element.childNodes];
+  const stays = (child, at) =>
+    child === had[at] || (had[at].nodeType === Node.TEXT_NODE && had[at].data === `${child}`);
+  if (wanted.length !== had.length || !wanted.every(stays)) element.replaceChildren(...wanted);
   return element;
 }
 
@@ -216,11 +256,16 @@ export function confirmed({ title, text, no = _("Cancel"), choices }) {
   );
   const dialog = h(
     "dialog",
-    { class: "narrow-dlg", "aria-labelledby": "asked" },
+    { class: "narrow-dlg", role: "alertdialog", "aria-labelledby": "asked", "aria-describedby": "asked-why" },
     h(
       "form",
       { method: "dialog" },
-      h("div", { class: "dlg-head" }, h("h2", { id: "asked" }, title), h("p", { class: "muted" }, text)),
+      h(
+        "div",
+        { class: "dlg-head" },
+        h("h2", { id: "asked" }, title),
+        h("p", { class: "muted", id: "asked-why" }, text),
+      ),
       h(
         "div",
         { class: "dlg-foot" },
@@ -241,37 +286,102 @@ export function confirmed({ title, text, no = _("Cancel"), choices }) {
 
 // -- the bar --------------------------------------------------------------------------------------------------------
 
+let known = null;
+/** What GET /api/machine tells, asked once for the page. */
+export const machine = () => (known ??= get("/api/machine"));
+
+/** What trains here, beside the buttons of the bar: its name and free memory. told: as GET /api/machine tells it. */
+export function showMachine(told) {
+  const place = $("#machine");
+  const [first, ...more] = told?.devices ?? [];
+  if (!place || !first) return;
+  const name = more.length ? _("{name} and {n} more", { name: titled(first), n: more.length }) : titled(first);
+  put(place, icon("chip"), h("span", { class: "machine-name" }, name), h("span", {}, free(first)));
+  place.title = [first, ...more].map((device) => `${titled(device)}: ${free(device)}`).join("\n");
+  place.hidden = false;
+}
+
+const titled = (device) => device.title || device.name;
+const free = (device) => _("{size} free", { size: bytes(device.free_memory_bytes) });
+
+// The Train page is told of the machine with its verdicts; all others have the time to ask.
+if ($("#machine") && location.pathname !== "/train") {
+  const idle = window.requestIdleCallback ?? setTimeout;
+  addEventListener("load", () => idle(() => machine().then(showMachine, () => {})));
+}
+
 const remember = (name, value) => {
-  document.cookie = `${name}=${value}; path=/; max-age=31536000; samesite=strict`;
+  document.cookie = `${name}=${value}; path=/; max-age=31536000; samesite=lax`;
 };
+const remembered = (name) => document.cookie.match(`(?:^|; )${name}=([a-z]+)`)?.[1];
 
 function isDark() {
   if (root.dataset.theme) return root.dataset.theme === "dark";
   return matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
+// A page that the browser kept, to come back to, may have been left before theme or language were changed.
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  if ((remembered("language") ?? language) !== language) location.reload();
+  else if (remembered("theme")) root.dataset.theme = remembered("theme");
+});
+
+async function copy(target) {
+  const copied =
+    (await navigator.clipboard
+      ?.writeText(target.dataset.copy)
+      .then(() => true)
+      .catch(() => false)) ?? false;
+  if (copied || copiedBySelecting(target)) toast(_("Copied"));
+  else toast(_("This browser lets no page copy. Select the text and copy it yourself."), "bad");
+}
+
+/** Where a page that did not come by https has no clipboard: from a field that is there for a moment. */
+function copiedBySelecting(target) {
+  const field = h("textarea", { class: "vh", tabindex: -1, "aria-hidden": "true" });
+  field.value = target.dataset.copy;
+  target.after(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  target.focus();
+  return done;
+}
+
+async function signOut() {
+  try {
+    await post("/api/logout");
+  } catch (error) {
+    return failed(error); // who sees the page must not believe that nobody else can now
+  }
+  location.assign("/login");
+}
+
 document.addEventListener(
   "click",
-  async (event) => {
-    const target = event.target.closest("button, a, input, label");
+  (event) => {
+    const target = event.target.closest("button, a, input, label, select");
     if (!target) return;
-    if (target.closest('[aria-disabled="true"]')) {
+    if (target.closest("[aria-disabled]")?.getAttribute("aria-disabled") === "true") {
       event.preventDefault(); // it can still be focused, so its reason can be read
       event.stopImmediatePropagation();
-    } else if (target.matches("[data-theme-toggle]")) {
+      return;
+    }
+    target.closest(".menu[popover]")?.hidePopover();
+    if (target.matches("[data-theme-toggle]")) {
       root.dataset.theme = isDark() ? "light" : "dark";
       remember("theme", root.dataset.theme);
     } else if (target.matches("[data-language]")) {
       remember("language", target.dataset.language);
       location.reload();
     } else if (target.matches("[data-sign-out]")) {
-      await ask("POST", "/api/logout", {}).catch(failed);
-      location.assign("/login");
+      signOut();
     } else if (target.matches("[data-open]")) {
-      document.getElementById(target.dataset.open).showModal();
+      const dialog = document.getElementById(target.dataset.open);
+      if (!dialog.open) dialog.showModal();
     } else if (target.matches("[data-copy]")) {
-      await navigator.clipboard?.writeText(target.dataset.copy);
-      toast(_("Copied"));
+      copy(target);
     }
   },
   true,

@@ -1,0 +1,142 @@
+// A dataset in another format or container: what to write, under which name, and what the server refused.
+import { _, bytes, failure, Failure, h, icon, post, put, tell } from "./ui.js";
+import { free, nameTaken } from "./upload.js";
+
+const CONTAINERS = { jsonl: "JSONL", json: "JSON", csv: "CSV", parquet: "Parquet" };
+
+/** Ask for a format and convert. `names` are those that the store has. Resolves to what the server says of the new
+ * dataset, null where it was closed. */
+export function converted(dataset, names) {
+  const formats = [...dataset.converts_to, dataset.format];
+  const state = { to: formats[0], container: dataset.container, typed: false };
+  if (state.to === dataset.format) state.container = dataset.container === "jsonl" ? "parquet" : "jsonl";
+  const field = h("input", {
+    class: "input",
+    id: "convert-name",
+    maxlength: 120,
+    spellcheck: "false",
+    autocomplete: "off",
+    oninput: () => (state.typed = true),
+  });
+  const said = h("div", { class: "convert-said" });
+  const go = h("button", { class: "btn primary", type: "submit" }, _("Convert"));
+  const close = h("button", { class: "btn", type: "button", onclick: () => dialog.close() }, _("Cancel"));
+
+  const suggest = () => {
+    if (state.typed) return;
+    const stem = dataset.name.replace(/\.(jsonl|json|csv|tsv|parquet)$/i, "");
+    const told = state.to === dataset.format ? stem : `${stem}-${state.to.replaceAll("_", "-")}`;
+    field.value = free(`${told.slice(0, 100)}.${state.container}`, names);
+  };
+  const choice = (name, legend, choices, labels) =>
+    h(
+      "fieldset",
+      {},
+      h("legend", { class: "label" }, legend),
+      h(
+        "div",
+        { class: "chips" },
+        choices.map((value) =>
+          h(
+            "label",
+            { class: "chip" },
+            h("input", {
+              type: "radio",
+              name: `convert-${name}`,
+              value,
+              checked: state[name] === value,
+              onchange: () => ((state[name] = value), suggest(), put(said)),
+            }),
+            labels(value),
+          ),
+        ),
+      ),
+    );
+
+  const dialog = h(
+    "dialog",
+    { class: "narrow-dlg convert", "aria-labelledby": "convert-t" },
+    h(
+      "form",
+      { onsubmit: (event) => (event.preventDefault(), convert()) },
+      h(
+        "div",
+        { class: "dlg-head" },
+        h("h2", { id: "convert-t", tabindex: -1, autofocus: true }, _("Convert {name}", dataset)),
+        h(
+          "p",
+          { class: "muted" },
+          _(
+            "{name} stays as it is; the result is a dataset of its own. Where a row would lose something, nothing is written.",
+            dataset,
+          ),
+        ),
+      ),
+      h(
+        "div",
+        { class: "dlg-body stack" },
+        choice("to", _("Format"), formats, (format) =>
+          format === dataset.format ? _("{format}, as it is", { format }) : format,
+        ),
+        choice("container", _("File"), Object.keys(CONTAINERS), (container) => CONTAINERS[container]),
+        h("div", { class: "field" }, h("label", { for: "convert-name" }, _("Name of the new dataset")), field),
+        said,
+      ),
+      h("div", { class: "dlg-foot" }, close, go),
+    ),
+  );
+
+  async function convert() {
+    if (go.getAttribute("aria-disabled")) return;
+    go.setAttribute("aria-disabled", "true");
+    put(said, h("progress", { "aria-label": _("Converting {size}", { size: bytes(dataset.size_bytes) }) }));
+    tell(_("Converting {size}", { size: bytes(dataset.size_bytes) }));
+    const { to, container } = state;
+    try {
+      dialog.told = await post(`/api/datasets/${dataset.sha256}/convert`, { to, container, name: field.value.trim() });
+      dialog.close();
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      put(said, names.has(field.value.trim()) ? failure(nameTaken(field.value.trim())) : refusal(error));
+    }
+    go.removeAttribute("aria-disabled");
+  }
+
+  suggest();
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) =>
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.told ?? null);
+    }),
+  );
+}
+
+/** A refusal that names rows, each on a line of its own. */
+function refusal(error) {
+  const [first, ...rows] = error.message.split(/(?:: |; )(?=(?:lines?|rows?|rad|rader) \d)/);
+  if (!rows.length) return failure(error);
+  return h(
+    "div",
+    { class: "failure", role: "alert" },
+    icon("err", "bad"),
+    h(
+      "div",
+      {},
+      h("b", {}, first, ":"),
+      h(
+        "ul",
+        {},
+        rows.map((row) => h("li", {}, row)),
+      ),
+      h("p", {}, error.fix),
+    ),
+  );
+}
+
+/** What a conversion left out, in a sentence; "" where nothing was. */
+export const leftOut = (added) =>
+  added.left_out?.length
+    ? _("Left out, since the format does not use them: {fields}.", { fields: added.left_out.join(", ") })
+    : "";

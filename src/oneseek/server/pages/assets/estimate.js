@@ -1,0 +1,373 @@
+// What the run would take: memory of each model against what is free, time, disk; and the rehearsal that measures it.
+// Loaded when there is something to estimate.
+import {
+  $,
+  _,
+  _n,
+  ask,
+  bytes,
+  duration,
+  failed,
+  failure,
+  h,
+  icon,
+  mark,
+  number,
+  post,
+  put,
+  series,
+  svg,
+  tell,
+} from "./ui.js";
+import * as form from "./form.js";
+import { effective } from "./settings.js";
+
+const PARTS = {
+  // of a model's memory, as the bars show them
+  weights: ["weights"],
+  optimizer: ["adapter", "optimizer"],
+  activations: ["activations", "logits"],
+  runtime: ["runtime"],
+};
+const PART_NAMES = () => ({
+  weights: _("weights"),
+  optimizer: _("adapter and optimiser"),
+  activations: _("activations"),
+  runtime: _("program"),
+});
+
+let drawn = ""; // of which estimate, as JSON
+
+/** Draw what the last verdict estimates, and keep the rehearsal's button as it should be. */
+export function draw() {
+  const { estimate, machine } = form.verdict() ?? {};
+  const key = JSON.stringify([estimate, machine, form.value("device"), form.value("training.num_epochs")]);
+  if (key !== drawn) {
+    drawn = key;
+    drawMemory(estimate, deviceOf(machine));
+    drawTime(estimate, machine);
+  }
+  drawRehearsal();
+}
+
+const deviceOf = (machine) =>
+  machine?.devices.find(({ name }) => name === form.value("device")) ?? machine?.devices[0] ?? null;
+
+// -- memory ---------------------------------------------------------------------------------------------------------
+
+function drawMemory(estimate, device) {
+  const [title, place] = [$("#memory h3 span"), $("#memory > :last-child")];
+  title.textContent = device?.title ?? "";
+  if (!estimate) {
+    put(place, _("Choose base models to see what they take."));
+    return;
+  }
+  const models = estimate.models.map((model, at) => ({ ...model, at, total: model.memory.total }));
+  const together = [...models].sort((one, other) => other.total - one.total).slice(0, estimate.at_once);
+  const sum = together.reduce((all, model) => all + model.total, 0);
+  const free = device?.free_memory_bytes ?? null;
+  const scale = Math.max(free ?? 0, sum);
+  put(
+    place,
+    stack(together, sum, free, scale),
+    h(
+      "ul",
+      { class: "mem" },
+      models.map((model) => memoryOf(model, scale)),
+      whole(models, together, sum, free),
+    ),
+    legend(),
+  );
+  place.className = "";
+}
+
+function stack(together, sum, free, scale) {
+  let from = 0;
+  const parts = [...together]
+    .sort((one, other) => one.at - other.at)
+    .map((model) => {
+      const bar = rect(from, model.total, scale, { class: series(model.at) });
+      from += model.total;
+      return [bar, rect(from, scale / 300, scale, { class: "gap" })];
+    });
+  const label = free === null ? bytes(sum) : _("{size} of {free} free memory", { size: bytes(sum), free: bytes(free) });
+  return svg("svg", { class: "stackbar", role: "img", "aria-label": label }, parts);
+}
+
+function memoryOf(model, scale) {
+  const names = PART_NAMES();
+  const parts = Object.entries(PARTS).map(([name, fields]) => [
+    name,
+    fields.reduce((sum, field) => sum + (model.memory[field] ?? 0), 0),
+  ]);
+  const label = parts.map(([name, size]) => `${names[name]} ${bytes(size)}`).join(", ");
+  let from = 0;
+  const bars = parts.map(([, size], at) => {
+    const bar = rect(from, size, scale, { class: `${series(model.at)} p${at}` });
+    from += size;
+    return bar;
+  });
+  const background = svg("rect", { class: "bg", width: "100%", height: "100%" });
+  return h(
+    "li",
+    { title: label },
+    mark(model.at),
+    h("span", {}, nameOf(model.key)),
+    h("span", {}, bytes(model.total)),
+    svg("svg", { class: "mbar", role: "img", "aria-label": label }, background, bars),
+  );
+}
+
+function whole(models, together, sum, free) {
+  const all = models.length === together.length;
+  const count = models.length;
+  const text = all
+    ? sayTogether(count)
+    : _("{some} of {all} at once, at most", { some: number(together.length), all: number(count) });
+  const tight = free !== null && sum > free;
+  return h(
+    "li",
+    { class: "total" },
+    h("span", {}, text),
+    h(
+      "span",
+      { class: tight ? "tight" : null },
+      tight && icon("warn", "warn"),
+      bytes(sum),
+      free !== null && h("small", { class: "muted" }, ` ${_("of {size} free", { size: bytes(free) })}`),
+    ),
+  );
+}
+
+const sayTogether = (count) =>
+  count === 1 ? _("One model") : count === 2 ? _("Both at once") : _("All {n} at once", { n: number(count) });
+
+const legend = () =>
+  h(
+    "p",
+    { class: "parts", "aria-hidden": "true" },
+    Object.values(PART_NAMES()).map((name, at) =>
+      h(
+        "span",
+        {},
+        svg("svg", { class: "mbar" }, svg("rect", { class: `p${at}`, width: "100%", height: "100%" })),
+        name,
+      ),
+    ),
+  );
+
+function rect(from, size, scale, attributes) {
+  const share = (part) => `${((100 * part) / scale).toFixed(2)}%`;
+  return svg("rect", { x: share(from), width: share(size), height: "100%", ...attributes });
+}
+
+/** The name on a model's card; its key where there is none. */
+const nameOf = (key) =>
+  $(`#models input[value="${CSS.escape(key)}"]`)
+    ?.closest("label")
+    ?.querySelector(".name")?.textContent ?? key;
+
+// -- time and disk --------------------------------------------------------------------------------------------------
+
+function drawTime(estimate, machine) {
+  const place = $("#time > div");
+  if (estimate?.seconds == null) {
+    put(place, _("Told once there are base models and a dataset."));
+    place.className = "muted";
+    return;
+  }
+  const epochs = effective("training.num_epochs");
+  const disk = estimate.models.reduce((sum, model) => sum + model.disk.total, 0);
+  const room = machine?.disk_free_bytes;
+  const each = { n: number(epochs), time: duration(estimate.seconds / epochs) };
+  const writes =
+    room == null
+      ? _("Writes up to {size}.", { size: bytes(disk) })
+      : _("Writes up to {size} of {room} free.", { size: bytes(disk), room: bytes(room) });
+  put(
+    place,
+    h("p", { class: "big-num" }, duration(estimate.seconds)),
+    h(
+      "p",
+      { class: "muted" },
+      epochs > 1 && Number.isFinite(epochs) && `${_("{n} epochs of about {time}.", each)} `,
+      writes,
+    ),
+  );
+  place.className = "";
+}
+
+// -- the rehearsal --------------------------------------------------------------------------------------------------
+
+const rehearsal = { task: null, of: "", source: null, error: null, cancelled: false, began: 0, timer: 0 };
+
+function drawRehearsal() {
+  const { task, error } = rehearsal;
+  const running = task && !task.ended_at;
+  const key = JSON.stringify([task, rehearsal.cancelled, error?.message, whyNot(), rehearsal.of === asked()]);
+  const place = $("#rehearsal");
+  if (place.dataset.key === key) return;
+  place.dataset.key = key;
+  const had = place.contains(document.activeElement);
+  put(place, running ? underWay() : [task && outcome(task), error && failure(error), invitation()]);
+  if (had) $("button", place)?.focus(); // it is another button, at the same place
+}
+
+const asked = () => JSON.stringify(form.body());
+
+/** What stands in the way of a rehearsal, "" for nothing. */
+function whyNot() {
+  if (form.failure()) return _("The server does not answer.");
+  if (!form.settled()) return _("The settings are being checked.");
+  return form.verdict().ok ? "" : _("Solve the errors first.");
+}
+
+function invitation() {
+  const why = whyNot();
+  const again = rehearsal.task !== null;
+  const attributes = {
+    class: "btn small",
+    type: "button",
+    id: "rehearse",
+    onclick: rehearse,
+    "aria-describedby": "why-rehearse",
+  };
+  return [
+    h(
+      "button",
+      { ...attributes, "aria-disabled": why ? "true" : null },
+      icon("clock"),
+      again ? _("Rehearse again") : _("Rehearse"),
+    ),
+    h(
+      "p",
+      { class: "msg", id: "why-rehearse" },
+      icon("info"),
+      h(
+        "span",
+        {},
+        why ||
+          _(
+            "The estimate is rough and errs on the long side. A rehearsal takes each model through its heaviest step and measures.",
+          ),
+      ),
+    ),
+  ];
+}
+
+async function rehearse() {
+  Object.assign(rehearsal, {
+    task: { status: "waiting" },
+    of: asked(),
+    error: null,
+    cancelled: false,
+    began: Date.now(),
+  });
+  drawRehearsal();
+  try {
+    follow(await post("/api/validate?rehearse=true", form.body()));
+  } catch (error) {
+    Object.assign(rehearsal, { task: null, error });
+    if (error.findings?.length) form.judge();
+  }
+  drawRehearsal();
+}
+
+function follow(task) {
+  rehearsal.task = task;
+  rehearsal.source?.close();
+  const source = (rehearsal.source = new EventSource(`/api/tasks/${task.id}/events`));
+  for (const kind of ["progress", "done", "failed", "cancelled"]) {
+    source.addEventListener(kind, (event) => {
+      rehearsal.task = JSON.parse(event.data);
+      if (kind !== "progress") ended();
+      drawRehearsal();
+    });
+  }
+  source.addEventListener("error", () => {
+    if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    rehearsal.task = null;
+    rehearsal.error = { message: _("The server has forgotten this rehearsal."), fix: _("Rehearse again.") };
+    clearInterval(rehearsal.timer);
+    drawRehearsal();
+  });
+  clearInterval(rehearsal.timer);
+  rehearsal.timer = setInterval(tick, 1000);
+}
+
+function ended() {
+  rehearsal.source.close();
+  clearInterval(rehearsal.timer);
+  tell(rehearsal.task.status === "done" ? _("The rehearsal is over.") : _("The rehearsal has ended early."));
+}
+
+function tick() {
+  const place = $("#rehearsal-time");
+  if (place) place.textContent = duration((Date.now() - rehearsal.began) / 1000);
+}
+
+function underWay() {
+  const { task, cancelled } = rehearsal;
+  const cancel = () => {
+    rehearsal.cancelled = true; // it ends before the next stage of a model
+    ask("DELETE", `/api/tasks/${task.id}`).catch(failed);
+    drawRehearsal();
+  };
+  const state = cancelled ? _("Cancelling") : task.status === "waiting" ? _("It waits for its turn.") : _("Rehearsing");
+  return [
+    h("progress", { "aria-label": _("Rehearsal") }),
+    h(
+      "p",
+      { class: "msg spread" },
+      h("span", {}, state, " ", h("span", { id: "rehearsal-time" }, duration((Date.now() - rehearsal.began) / 1000))),
+      h(
+        "button",
+        { class: "btn small", type: "button", "aria-disabled": cancelled || !task.id ? "true" : null, onclick: cancel },
+        _("Cancel"),
+      ),
+    ),
+  ];
+}
+
+/** What was measured, or why nothing was. */
+function outcome(task) {
+  if (task.status === "cancelled") return h("p", { class: "msg" }, icon("ban"), _("Rehearsal cancelled."));
+  if (task.status === "failed") return failure(task.error);
+  const { rehearsal: measured, not_rehearsed: why } = task.result;
+  if (!measured)
+    return h(
+      "p",
+      { class: "msg" },
+      icon("warn", "warn"),
+      h("span", {}, _("Not rehearsed:"), " ", h("span", { lang: "en" }, why)),
+    );
+  const stale = rehearsal.of !== asked();
+  return h(
+    "div",
+    { class: "measured" },
+    measured.projected_seconds != null &&
+      h(
+        "p",
+        {},
+        icon("check", "good"),
+        h("b", {}, duration(measured.projected_seconds)),
+        " ",
+        _("for the whole run, as measured"),
+      ),
+    h("ul", { class: "mem" }, measured.models.map(measuredModel)),
+    stale && h("p", { class: "msg" }, icon("info"), _("Measured with other settings than these.")),
+  );
+}
+
+function measuredModel(model, at) {
+  if (model.problem) {
+    return h(
+      "li",
+      { class: "broken" },
+      icon("err", "bad"),
+      h("span", { lang: "en" }, `${nameOf(model.key)}: ${model.problem} ${model.fix}`),
+    );
+  }
+  const peak = _("{size} at most, {time}", { size: bytes(model.peak_bytes), time: duration(model.projected_seconds) });
+  return h("li", {}, mark(at), h("span", {}, nameOf(model.key)), h("span", {}, peak));
+}
