@@ -3,6 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
+# On Debian it is installed where that is allowed; elsewhere by hand, before. The pictures are drawn with Inter.
+CHROMIUM = command -v chromium >/dev/null || \
+	(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-inter) >/dev/null || \
+	(echo "This needs Chromium: install it first (on Debian: apt-get install chromium fonts-inter)." && exit 1)
+
 .PHONY: demo test browser lint types docs bench soak
 
 demo: $(VENV)/installed
@@ -11,12 +16,11 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/pytest -n 2 --dist loadgroup -m "not soak and not browser"
 
-# The page in a real Chromium. On Debian it is installed where that is allowed; elsewhere by hand, before.
+# The page in a real Chromium.
 browser: $(VENV)/installed $(VENV)/npm/installed
-	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium) >/dev/null || \
-		(echo "The page is tested in Chromium: install it first (on Debian: apt-get install chromium)." && exit 1)
+	$(CHROMIUM)
 	$(VENV)/npm/node_modules/.bin/prettier --print-width 120 --log-level warn --check src/oneseek/server/pages/assets
-	$(BIN)/pytest -n 2 --dist loadgroup -m browser
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/browser
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -27,6 +31,8 @@ types: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
+	$(CHROMIUM)
+	$(BIN)/python docs/pictures.py
 
 bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --group bench

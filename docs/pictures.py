@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,18 @@ class Taking:
             self._until(page, live, epoch=5)
         self.take("run-live", f"/runs/{live}")
         self.take("run", f"/runs/{best}")
-        self.take("runs", f"/runs?compare={first},{best}")
+        self.take("runs", f"/runs?selected={first},{best}&compare={first},{best}")
         self.take("train", "/train", draft={"model.base_models": MODELS, "data.dataset": "town.jsonl"})
         for name in ("models", "datasets", "ledger", "access", "login"):
-            self.take(name, f"/{name}")
-        self.take("playground", f"/playground?run={best}")
+            self.take(name, f"/{name}", looks=("light",))
+        self.take("playground", f"/playground?run={best}", looks=("light",))
 
-    def take(self, name: str, path: str, draft: Mapping[str, object] | None = None) -> None:
-        """Each look of a page, whole."""
-        for look, options in LOOKS.items():
+    def take(
+        self, name: str, path: str, *, draft: Mapping[str, object] | None = None, looks: Sequence[str] = tuple(LOOKS)
+    ) -> None:
+        """A page in some looks, whole."""
+        for look in looks:
+            options = LOOKS[look]
             with visit(self.browser, self.served, signed_in=path != "/login", **options) as page:
                 page.goto(path)
                 if draft:

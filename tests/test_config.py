@@ -34,6 +34,7 @@ def test_a_number_out_of_bounds_is_said_with_its_value_and_its_range() -> None:
         value=-1,
         problem="training.num_epochs is -1.",
         fix="Set training.num_epochs to a whole number greater than 0 and at most 1000000 (recommended 1 to 10).",
+        changes=(("training.num_epochs", 1),),
     )
 
 

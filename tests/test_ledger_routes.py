@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from support.runs import everything
 
 __all__ = ["certified"]
 
-PATHS = ["", "/checkpoint", "/key", "/entries", "/proofs/0"]
+WORK = ThreadPoolExecutor(2)
+PATHS = ["", "/checkpoint", "/key", "/entries", "/proofs/0", "/audit"]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def home(certified: CertifiedTown, tmp_path: Path) -> Home:
 
 
 def client(home: Home, environment: dict[str, str] | None = None) -> TestClient:
-    return TestClient(application(routes(home, environment or {}), home))
+    return TestClient(application(routes(home, environment or {}, WORK), home))
 
 
 def said(home: Home, *arguments: str) -> Any:
@@ -148,7 +150,7 @@ def test_a_home_without_a_ledger_has_none_to_read_and_gets_none(tmp_path: Path, 
     assert everything(tmp_path) == set()
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [path for path in PATHS if path != "/audit"])
 def test_a_ledger_that_is_gone_is_said_to_be_without_its_path(home: Home, path: str) -> None:
     home.ledger.unlink()
 
@@ -217,3 +219,48 @@ def test_a_slow_service_is_not_waited_for_and_keeps_a_few_threads_only(
     assert {(answer.status_code, answer.json()["error"]["code"]) for answer in answers} == {(502, "LedgerUnavailable")}
     assert time.monotonic() - began < 0.6 * 5
     assert asked == 4
+
+
+# -- audited -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_audit_tells_what_was_compared_as_the_command_does(home: Home) -> None:
+    told = client(home).get("/api/ledger/audit").json()
+
+    printed = json.loads(said(home, "audit", "--json"))
+    assert (told["ok"], told["size"], told["root"], told["problems"]) == (True, 2, printed["root"], [])
+    assert told["checked"] == {
+        "entries": printed["entries"],
+        "checkpoints": printed["checkpoints"],
+        "kept": printed["kept"],
+        "elsewhere": [],
+    }
+
+
+def test_an_audit_names_what_was_changed_and_no_place_of_the_server(home: Home) -> None:
+    proof = next((home.models / "oneseek-certified").glob("*/ledger_proof.json"))
+    proof.write_text(proof.read_text().replace("c2sp.org/tlog-proof@v1", "c2sp.org/tlog-proof@v2"))
+
+    answer = client(home).get("/api/ledger/audit")
+
+    told = answer.json()
+    assert (answer.status_code, told["ok"], told["checked"]) == (200, False, None)
+    assert told["problems"][0]["problem"].startswith(proof.parent.name)
+    assert str(home.root) not in answer.text
+
+
+def test_an_audit_of_a_ledger_that_is_gone_says_so(home: Home) -> None:
+    home.ledger.unlink()
+
+    told = client(home).get("/api/ledger/audit").json()
+
+    assert (told["ok"], len(told["problems"])) == (False, 1)
+
+
+def test_an_audit_that_takes_too_long_is_not_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_routes, "PATIENCE", 0.05)
+    monkeypatch.setattr(ledger_routes, "_audited", lambda *asked: time.sleep(0.3))
+
+    answer = client(home).get("/api/ledger/audit")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "LedgerUnavailable")

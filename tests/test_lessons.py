@@ -268,5 +268,5 @@ def test_python_and_the_command_line_say_the_same_words(
     assert said["ok"] is False
     assert said["findings"] == [wire(finding) for finding in from_python]
     assert {tuple(finding) for finding in said["findings"]} == {
-        ("rule", "severity", "field", "problem", "fix", "model")
+        ("rule", "severity", "field", "problem", "fix", "model", "changes")
     }

@@ -54,6 +54,7 @@ def test_rows_are_counted_as_training_encodes_them(model: ModelInfo) -> None:
             tokens=len(example.input_ids),
             supervised=example.supervised_tokens,
             answer_bytes=example.answer_bytes,
+            least=int((example.labels != IGNORED).argmax()) + 1,
             learnable=True,
             comparable=True,
         )

@@ -122,7 +122,7 @@ def test_what_is_not_reported_is_not_made_up(home: Home) -> None:
     assert third.weights == second.weights
     assert first.learning_rates == third.learning_rates == {}
     assert [row["lr_multiplier"] for row in leaderboard(state)] == [None, None]
-    assert third.auto_stop == AutoStop(remaining=3, threshold=0.001, current_change=0.25, triggered=False)
+    assert third.auto_stop == AutoStop(remaining=None, threshold=0.001, current_change=0.25, triggered=False)
     assert (first.total_loss, state.rank_by) == (3.5, "val_loss")
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from oneseek.config.parse import parse
 from oneseek.config.reference import settings
 from oneseek.server.pages.form import NEVER_SHOWN, SHOWN_FIRST, figure, others, setting
+from oneseek.server.pages.help import HELP
 
 NUMBERS = [field for field, known in settings().items() if known.recommended is not None]
 
@@ -27,8 +28,9 @@ def test_no_two_settings_that_are_shown_have_the_same_name() -> None:
     assert sorted(labels) == sorted(set(labels))
 
 
-def test_every_setting_that_is_shown_is_explained() -> None:
-    assert [field for field in settings() if not setting(field).help] == []
+def test_every_setting_that_is_shown_is_explained_to_who_fills_in_a_form() -> None:
+    assert sorted(HELP) == sorted(field for field in settings() if field not in NEVER_SHOWN)
+    assert [field for field, text in HELP.items() if len(text) < 40 or not text.endswith(".") or "`" in text] == []
 
 
 @pytest.mark.parametrize("field", NUMBERS)

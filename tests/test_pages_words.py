@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from oneseek.config.reference import settings
 from oneseek.server.pages import words
 from oneseek.server.pages.assets import DIRECTORY as ASSETS
 from oneseek.server.pages.form import setting
-from oneseek.server.pages.words import LANGUAGES, catalogue, preferred, said_in, translator
+from oneseek.server.pages.words import LANGUAGES, catalogue, preferred, remembered, said_in, translated, translator
 
 TEMPLATES = ASSETS.parent / "templates"
 SWEDISH = sorted((words.DIRECTORY / "sv").glob("*.json"))
@@ -77,6 +78,26 @@ def test_a_module_passes_only_literal_texts_that_can_be_found_in_it(path: Path) 
     assert [first for first in calls if first in "'`"] == []
 
 
+@pytest.mark.parametrize("path", sorted(ASSETS.glob("*.js")), ids=lambda path: path.name)
+def test_a_module_that_is_sent_says_every_text_in_the_pages_language(path: Path) -> None:
+    module = path.read_text("utf-8")
+
+    swedish = translated(module, "sv")
+
+    assert translated(module, "en") == module
+    assert said_in(swedish) == {catalogue("sv")[text] for text in said_in(module)}
+
+
+def test_only_what_is_said_is_translated() -> None:
+    module = 'if (kind === "Stop") put(h("b", {}, _("Stop")), _n(all.length, "{n} run", "{n} runs", { of: "Stop" }));'
+
+    swedish = translated(module, "sv")
+
+    assert swedish == module.replace('_("Stop")', '_("Stoppa")').replace(
+        '"{n} run", "{n} runs"', '"{n} körning", "{n} körningar"'
+    )
+
+
 @pytest.mark.parametrize(
     ("accepted", "language"),
     [
@@ -102,6 +123,33 @@ def test_a_language_that_was_chosen_goes_before_the_browsers() -> None:
 @given(st.text(max_size=300))
 def test_whatever_a_browser_asks_for_it_gets_one_that_there_is(accepted: str) -> None:
     assert preferred(None, accepted) in LANGUAGES
+
+
+@pytest.mark.parametrize(
+    ("cookies", "word"),
+    [
+        ("", ""),
+        ("language=sv", "sv"),
+        ("oneseek=x; language=sv; theme=dark", "sv"),
+        ('theme="><script>; a=\\"; language=sv', "sv"),
+        ("language=../../etc; language=sv", "sv"),
+        ("mylanguage=sv", ""),
+        ('language="sv"', ""),
+    ],
+)
+def test_the_word_in_a_cookie_is_found_beside_whatever_others_put_there(cookies: str, word: str) -> None:
+    assert remembered("language", cookies) == word
+
+
+@pytest.mark.parametrize("filling", [" ", "\t", "\\1", ";", "; ", ",", "a", "language="])
+def test_headers_of_strangers_take_no_time_to_read(filling: str) -> None:
+    most = 64_000 // len(filling)
+    began = time.process_time()
+
+    preferred(None, f"en{filling * most}!")
+    remembered("language", f'language="{filling * most}"')
+
+    assert time.process_time() - began < 0.1
 
 
 def test_values_are_put_into_what_is_said() -> None:

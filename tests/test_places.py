@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from oneseek.datasets import store
 from oneseek.errors import StorageError
 from oneseek.files.layout import Home
 from oneseek.server.places import hiding
@@ -44,6 +45,17 @@ def test_all_texts_of_a_document_are_told_so_and_nothing_else_is_changed() -> No
     told = hiding(HOME)({"a": ["/srv/one/b", ("/srv/one/c", 1)], "d": {"e": "/srv/one/f"}, "g": None, "h": 0.5})
 
     assert told == {"a": ["b", ["c", 1]], "d": {"e": "f"}, "g": None, "h": 0.5}
+
+
+def test_a_dataset_of_the_store_is_called_by_its_name(town: Town) -> None:
+    kept, _ = store.add(town.home, town.dataset, "Mina rader")
+    path = store.path_of(town.home, kept)
+    hide = hiding(town.home)
+
+    assert hide(f"2 of 4 rows of {path} cannot be used.") == "2 of 4 rows of Mina rader cannot be used."
+    assert hide(f"{path}.tmp and {town.home.datasets}/{'0' * 64}.jsonl") == (
+        f"datasets/{path.name}.tmp and datasets/{'0' * 64}.jsonl"
+    )
 
 
 def test_a_link_to_the_home_is_no_way_round(tmp_path: Path) -> None:

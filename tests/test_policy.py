@@ -176,5 +176,6 @@ def test_a_model_without_a_number_in_one_epoch_does_not_count() -> None:
 def test_remaining_is_between_zero_and_patience_and_zero_when_it_stops(values: list[float]) -> None:
     info = stop_after(*values)
 
+    assert info.remaining is not None
     assert 0 <= info.remaining <= 3
     assert not info.triggered or info.remaining == 0

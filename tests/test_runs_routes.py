@@ -11,11 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from oneseek.cli import oneseek
-from oneseek.events import RunStopped
+from oneseek.datasets import store
+from oneseek.events import RunFailed, RunStopped
+from oneseek.events.wire import leaderboard
+from oneseek.runs import outside
 from oneseek.server.runs import LONGEST_TAIL, TAIL
 from support.old_system import BOTH_MODELS, ONE_DOT, OldSystem
 from support.runs import Town, events
-from support.supervised import Desk, desk
+from support.supervised import START, Desk, desk
 
 NOWHERE = "run-20000101-000000"
 NO_RUNS = (NOWHERE, "run-1", "..%2f", "%2e%2e%5c", "oneseek-certified", "%00", f"{NOWHERE}%0A", "x" * 3000)
@@ -60,8 +63,102 @@ def test_a_run_is_shown_as_the_command_line_shows_it(at: Desk) -> None:
     told = at.client.get(f"/api/runs/{directory.run_id}").json()
 
     expected = said(at.town, "show", directory.run_id)
-    assert told == expected | {"certified_dir": f"oneseek-certified/{directory.run_id}"}
+    data = expected["config"]["data"] | {"dataset": "rows.jsonl"}
+    assert told == expected | {
+        "certified_dir": f"oneseek-certified/{directory.run_id}",
+        "config": expected["config"] | {"data": data},
+    }
     assert [row["rank"] for row in told["leaderboard"]] == [1, 2]
+
+
+def test_a_run_is_listed_with_its_rows_its_leader_and_its_time(at: Desk) -> None:
+    _, state = at.town.train(training__num_epochs=2)
+
+    (told,) = at.client.get("/api/runs").json()["runs"]
+
+    champion = told["champion"]
+    best = next(row for row in leaderboard(state) if row["model"] == champion)
+    assert told["dataset"] == {
+        "name": "rows.jsonl",
+        "sha256": state.accepted.dataset.sha256,
+        "format": "messages",
+        "strategy": "chat",
+        "rows": 20,
+        "training_rows": 18,
+        "validation_rows": 2,
+        "quarantined_rows": 0,
+        "validation_name": None,
+    }
+    assert told["display_names"] == {"alfa-1b": "alfa-1b", "beta-1b": "beta-1b"}
+    assert (told["leader"], told["rank_by"], told["engine"]) == (champion, "bits_per_byte", "scripted")
+    assert (told["bits_per_byte"], told["val_loss"]) == (best["bits_per_byte"], best["val_loss"])
+    assert 0 <= told["seconds"] < 60
+    assert told["created_at"] < told["ended_at"]
+    assert told["failure"] is None
+
+
+def test_a_run_that_waits_has_no_leader_and_no_end(at: Desk) -> None:
+    at.start()
+
+    (told,) = at.client.get("/api/runs").json()["runs"]
+
+    assert (told["leader"], told["bits_per_byte"], told["val_loss"], told["ended_at"]) == (None, None, None, None)
+    assert told["seconds"] == 0
+
+
+def test_a_dataset_of_the_store_goes_by_its_name_as_long_as_it_is_there(at: Desk) -> None:
+    store.add(at.town.home, at.town.dataset, "Mina rader")
+    run_id = at.start(datasetId="Mina rader")
+
+    told = at.client.get(f"/api/runs/{run_id}").json()
+    store.remove(at.town.home, "Mina rader")
+    without = at.client.get(f"/api/runs/{run_id}").json()
+
+    assert told["dataset"]["name"] == told["config"]["data"]["dataset"] == "Mina rader"
+    assert without["dataset"]["name"] == f"{told['dataset']['sha256']}.jsonl"
+    assert str(at.town.root) not in json.dumps([told, without])
+
+
+def test_a_run_is_shown_with_the_settings_that_start_it_again(at: Desk) -> None:
+    asked = {"epochs": 1, "learningRate": 0.01, "perModel": {"alfa-1b": {"lora": {"r": 8}}}}
+    first = at.client.get(f"/api/runs/{at.start(**asked)}").json()
+
+    started = at.client.post(START, json=first["config"]).json()["run_id"]
+
+    again = at.client.get(f"/api/runs/{started}").json()
+    assert again["config"] == first["config"]
+    assert first["warnings"] == [
+        "training.learning_rate is 0.01, outside the recommended 1e-05 to 0.0005.",
+    ]
+    assert (first["final_weights"], first["reason"]) == (None, None)
+
+
+def test_a_finished_run_tells_its_weights_and_why_it_ended(at: Desk) -> None:
+    directory, state = at.town.train(training__num_epochs=1)
+
+    told = at.client.get(f"/api/runs/{directory.run_id}").json()
+
+    assert state.result is not None
+    assert (told["final_weights"], told["reason"]) == (state.result.final_weights, "all_epochs")
+
+
+def test_a_run_that_failed_says_why_and_names_no_place_of_the_server(at: Desk) -> None:
+    with at.town.submit() as run:
+        run.record(RunFailed(problem=f"No space on {at.town.root}.", fix="Free some."))
+
+    (told,) = at.client.get("/api/runs").json()["runs"]
+
+    assert told["failure"] == {"problem": f"No space on {at.town.root.name}.", "fix": "Free some."}
+    assert told["ended_at"]
+
+
+def test_what_a_run_outside_did_not_tell_is_not_known(at: Desk) -> None:
+    outside.report(at.town.home, NOWHERE, outside.Report(epoch=1, total_epochs=2, val_losses={"A": 2.0, "B": 1.0}))
+
+    (told,) = at.client.get("/api/runs").json()["runs"]
+
+    assert (told["dataset"], told["engine"], told["leader"]) == (None, "outside", "b")
+    assert (told["bits_per_byte"], told["val_loss"]) == (None, 1.0)
 
 
 def test_what_the_old_system_left_is_shown_by_its_name_alone(at: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -335,22 +335,17 @@ def test_a_file_that_is_not_there_not_a_file_too_large_or_not_text_is_refused(tm
         assert refused.value.fix
 
 
-def test_only_what_is_wrong_in_the_file_carries_a_change_of_the_file(tmp_path: Path) -> None:
+def test_what_is_wrong_carries_its_change_and_is_told_where_it_comes_from(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("training: {batchsize: 4}\noutput: {version: 1.0}")
 
-    written = resolve(file=tmp_path / "a.yaml", environment={}, flags={})
     above = resolve(file=tmp_path / "a.yaml", environment={"ONESEEK_TRAINING__BATCHSIZE": "4"}, flags={})
     sent = resolve(file=None, environment={}, flags={"data.r": 8}, body={"output": {"version": 1.0}})
 
-    assert {problem.field: bool(problem.changes) for problem in written.problems} == {
-        "training.batchsize": True,
-        "output.version": True,
+    assert {problem.field: (bool(problem.changes), above.given[problem.field]) for problem in above.problems} == {
+        "training.batchsize": (True, "environment ONESEEK_TRAINING__BATCHSIZE"),
+        "output.version": (True, f"file {tmp_path / 'a.yaml'}"),
     }
-    assert {problem.field: bool(problem.changes) for problem in above.problems} == {
-        "training.batchsize": False,
-        "output.version": True,
-    }
-    assert {problem.field: bool(problem.changes) for problem in sent.problems} == {
-        "data.r": False,
-        "output.version": False,
+    assert {problem.field: (bool(problem.changes), sent.given[problem.field]) for problem in sent.problems} == {
+        "data.r": (True, "flag"),
+        "output.version": (True, "HTTP body"),
     }

@@ -174,6 +174,17 @@ def test_a_file_that_changes_while_the_question_stands_is_left_alone(
     assert (home / "wrong.yaml").read_text() == WRONG + "# added\n"
 
 
+def test_what_may_be_meant_is_left_alone_while_the_rest_is_fixed(home: Path, say: Any) -> None:
+    (home / "rows.jsonl").write_text((home / "rows.jsonl").read_text() + "{}\n")
+    meant = WRONG + "training: {num_epochs: 50}\n"
+    (home / "wrong.yaml").write_text(meant)
+
+    _, said = say("--config", "wrong.yaml", "--fix", "--yes")
+
+    assert "training.num_epochs is 50" in said
+    assert (home / "wrong.yaml").read_text() == meant.replace("standard", "chat")
+
+
 def test_what_a_flag_says_is_not_corrected_in_the_file(home: Path, say: Any) -> None:
     (home / "right.yaml").write_text(WRONG.replace("standard", "chat"))
 

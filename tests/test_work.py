@@ -57,6 +57,10 @@ def sleep_until_there_is(path: Path) -> None:
         time.sleep(0.01)
 
 
+def touch(path: Path) -> None:
+    path.touch()
+
+
 def wait_for(place: Path) -> int:
     """The process that has begun to sleep."""
     while not (found := list(place.iterdir())):
@@ -124,6 +128,42 @@ def test_however_much_one_asks_for_another_finds_a_process(tmp_path: Path) -> No
         assert ended == [False] * 6
         assert [each.result(30) for each in greedy] == [None] * 6
         assert not work._waiting
+
+
+def test_one_thing_after_the_other_is_done_by_the_process_that_did_the_last() -> None:
+    with Work(3) as work:
+        found = {work.submit(os.getpid).result() for _ in range(12)}
+
+    assert len(found) == 1
+
+
+def test_a_process_that_is_killed_takes_no_other_with_it(tmp_path: Path) -> None:
+    with Work(2) as work:
+        other = work.submit(sleep_until_there_is, tmp_path / "enough")
+        lost = work.submit(be_killed).exception()
+        (tmp_path / "enough").touch()
+
+        assert isinstance(lost, Failed)
+        assert other.result(30) is None
+
+
+def test_what_nobody_waits_for_any_more_is_not_begun(tmp_path: Path) -> None:
+    with Work(1, share=1) as work:
+        for who in ("", "session a"):  # they wait for a process, or for something else of theirs
+            ASKING.set(who)
+            place = tmp_path / (who or "server")
+            place.mkdir()
+            first = work.submit(sleep_until_there_is, place / "enough")
+            dropped = [work.submit(touch, place / f"{number}") for number in range(5)]
+            last = work.submit(touch, place / "last")
+
+            cancelled = [each.cancel() for each in dropped]
+            (place / "enough").touch()
+
+            assert cancelled == [True] * 5
+            assert (first.result(30), last.result(30)) == (None, None)
+            assert sorted(path.name for path in place.iterdir()) == ["enough", "last"]
+            assert not first.cancel()
 
 
 def test_what_waits_when_it_ends_is_said_to_be_lost(tmp_path: Path) -> None:

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, Page, expect
 
+from support import homes
 from support.base_models import write_model
-from support.browser import CHROMIUM, PATIENCE, Seen, Site, chromium, site, visit
+from support.browser import CHROMIUM, LOOKS, PATIENCE, Seen, Site, chromium, seen_as, site, visit
 from support.hub import StandIn
 from support.ledger_service import allow_loopback
-from support.tiny_models import chat_rows, preference_rows, write_rows
 
 expect.set_options(timeout=PATIENCE)
 
 AXE = Path(__file__).parents[2] / ".venv" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 
+LONGEST = ("test_journey.py", "test_run.py")
+
 ON_THE_HUB = "north/gamma-1b-instruct"
 GATED = "north/gated-1b"
 
 Open = Callable[..., Page]
+Barriers = Callable[[Page], dict[str, list[str]]]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
+    items.sort(key=lambda item: item.path.name not in LONGEST)  # two who share the files end at the same time
 
 
 @pytest.fixture(scope="session")
@@ -44,24 +51,31 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home: three base models of which one has no chat template, one that is pickled only; datasets as files."""
-    home = tmp_path_factory.mktemp("furnished") / "home"
-    for key, name, family in (("alfa-llama", "Alfa-Llama", "llama"), ("beta-mistral", "Beta-Mistral", "mistral")):
-        write_model(home / "models" / key, family=family, vocab=300, context=256, display_name=name)  # type: ignore[arg-type]
-    write_model(home / "models" / "gpt2", family="gpt2", vocab=300, context=256, chat=False, display_name="GPT-2")
-    pickled = home / "models" / "old-pickle"
-    pickled.mkdir()
-    shutil.copy(home / "models" / "gpt2" / "config.json", pickled)
-    (pickled / "pytorch_model.bin").write_bytes(b"\x80\x02N.")
-    files = home / "files"
-    files.mkdir()
-    write_rows(files / "chats.jsonl", chat_rows(60))
-    write_rows(files / "small.jsonl", chat_rows(5))
-    write_rows(files / "preferences.jsonl", preference_rows(20))
-    faulty: list[Any] = [*chat_rows(30)]
-    faulty[7] = {"messages": [{"role": "user", "content": "Hej?"}, {"role": "assistant", "content": ""}]}
-    faulty[11] = {"messages": [{"role": "bot", "content": "Hej"}]}
-    (files / "faulty.jsonl").write_text("".join(json.dumps(row) + "\n" for row in faulty))
+    """A home with base models and files, as `support.homes` furnishes it."""
+    return _once(tmp_path_factory, "furnished", homes.furnish)
+
+
+@pytest.fixture(scope="session")
+def with_runs(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A furnished home with the runs of `support.homes`."""
+
+    def train(home: Path) -> None:
+        shutil.copytree(furnished, home, dirs_exist_ok=True)
+        homes.train(home)
+
+    return _once(tmp_path_factory, "with_runs", train)
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A home that is made once, for all processes that test."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    home, made = shared / name / "home", shared / name / "made"
+    with FileLock(shared / f"{name}.lock"):
+        if not made.exists():
+            home.mkdir(parents=True)
+            make(home)
+            made.touch()
     return home
 
 
@@ -79,11 +93,26 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 
 @pytest.fixture(scope="module")
 def served(furnished: Path, hub: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server over a home of the module's own."""
+    """A server over a furnished home of the module's own. A module may say it in its own way."""
     home = tmp_path_factory.mktemp("served") / "home"
     shutil.copytree(furnished, home)
     with site(home, {"HF_ENDPOINT": hub.address, "HF_HOME": str(home / "huggingface")}) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def finished(with_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server over a home with runs, which all tests leave as they found it."""
+    home = tmp_path_factory.mktemp("finished") / "home"
+    shutil.copytree(with_runs, home)
+    with site(home, {"HF_HUB_OFFLINE": "1"}) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def runs(with_runs: Path) -> Mapping[str, str]:
+    """The ids of the runs in `finished`, by what `support.homes` calls them."""
+    return dict(json.loads((with_runs / homes.RUNS).read_text()))
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +156,9 @@ def axe() -> Callable[[Page], list[str]]:
         return [f"{each['id']}: {[' '.join(map(str, node['target'])) for node in each['nodes']]}" for each in found]
 
     return violations
+
+
+@pytest.fixture(scope="session")
+def barriers(axe: Callable[[Page], list[str]]) -> Barriers:
+    """What axe-core finds on a page as it stands, in each look: light, dark, on a phone."""
+    return lambda page: {look: found for look in LOOKS if (found := axe(seen_as(page, look)))}

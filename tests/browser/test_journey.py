@@ -7,16 +7,14 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
+from browser.conftest import Open
 from browser.test_train import choose, drop, may_start, review
 from support.browser import Seen, Site
-
-Open = Callable[..., Page]
 
 LONG = 120_000  # milliseconds: two processes load torch first, beside whatever else is tested
 
@@ -70,5 +68,4 @@ def test_two_models_from_upload_to_a_download_that_verifies(
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    # Chromium itself tells of every connection that breaks; nothing else was said.
-    seen.said[:] = [said for said in seen.said if not re.search("ERR_|WebSocket|status of 5", said)]
+    seen.expect("ERR_|WebSocket|status of 5")  # Chromium itself tells of every connection that breaks

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,7 +20,9 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
+from oneseek.engine.interface import EngineName
 from oneseek.files.layout import Home
+from oneseek.runs.process import written
 from oneseek.state.access import Access
 from oneseek.state.database import Database
 
@@ -35,36 +39,45 @@ FLAGS = (
     "--disable-sync",
 )
 LOOKS = ("light", "dark", "phone")
+TESTS = Path(__file__).parent.parent
 PATIENCE = 20_000
 """Milliseconds that something may take to appear on a page; a process that trains loads torch first."""
 
 
 @dataclass
 class Site:
-    """`oneseek serve` as a process of its own over a home with an administrator, always at the same port."""
+    """`oneseek serve` as a process of its own, always at the same port. engine: what its runs are trained by. session:
+    the cookies of an administrator's browser, once somebody has signed in."""
 
     home: Path
     port: int
     environment: Mapping[str, str]
+    engine: EngineName = "torch"
+    session: list[Any] = field(default_factory=list)
     process: subprocess.Popen[str] | None = None
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def said(self) -> str:
+        """What the server said on its terminal."""
+        return (self.home / "served.log").read_text()
+
     def start(self) -> None:
-        log = self.home / "served.log"
-        with log.open("a") as file:
+        program = "oneseek" if self.engine == "torch" else "support.scripted"
+        with (self.home / "served.log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "oneseek", "serve", "--home", str(self.home), "--port", str(self.port)],
-                stdout=file,
-                stderr=file,
+                [sys.executable, "-m", program, "serve", "--home", str(self.home), "--port", str(self.port)],
+                stdout=log,
+                stderr=log,
                 text=True,
-                env={**os.environ, **self.environment},
+                env={**os.environ, "PYTHONPATH": str(TESTS), **self.environment},
             )
         deadline = time.monotonic() + 60
         while not self._answers():
-            assert self.process.poll() is None, log.read_text()
+            assert self.process.poll() is None, self.said
             assert time.monotonic() < deadline, "the server does not begin"
             time.sleep(0.1)
 
@@ -82,18 +95,24 @@ class Site:
 
 
 @contextmanager
-def site(home: Path, environment: Mapping[str, str] = {}) -> Iterator[Site]:
-    """Serve a home; everything that was started in it is ended with it."""
-    with closing(Database.open(Home(home, home / "models").database)) as database:
-        access = Access(database)
-        if not access.set_up:
-            access.administer(access.new_link(), PASSPHRASE, "tests")
-    served = Site(home, _free_port(), environment)
+def site(
+    home: Path, environment: Mapping[str, str] = {}, *, engine: EngineName = "torch", set_up: bool = True
+) -> Iterator[Site]:
+    """Serve a home, with an administrator unless it is to be `set_up` by hand. In the end nothing is trained there."""
+    if set_up:
+        with closing(Database.open(Home(home, home / "models").database)) as database:
+            access = Access(database)
+            if not access.set_up:
+                access.administer(access.new_link(), PASSPHRASE, "tests")
+    served = Site(home, _free_port(), environment, engine)
     served.start()
     try:
         yield served
     finally:
         served.end()
+        for path in home.glob("models/**/work/process.json"):
+            if (process := written(path)) and (living := process.living()):
+                living.kill()
 
 
 def _free_port() -> int:
@@ -132,6 +151,10 @@ class Seen:
         context.on("weberror", lambda error: self.said.append(f"error: {error.error}"))
         context.on("request", requested)
 
+    def expect(self, pattern: str) -> None:
+        """Take out what had to be said: Chromium itself tells of every answer that is no success."""
+        self.said[:] = [said for said in self.said if not re.search(pattern, said)]
+
 
 @contextmanager
 def visit(
@@ -153,21 +176,41 @@ def visit(
 
 
 def seen_as(page: Page, look: str) -> Page:
-    """The same page in another look: light, dark, or on a phone."""
-    page.emulate_media(color_scheme="dark" if look == "dark" else "light")
+    """The same page in another look: light, dark, or on a phone; nothing moves."""
+    page.emulate_media(color_scheme="dark" if look == "dark" else "light", reduced_motion="reduce")
     page.set_viewport_size({"width": 390, "height": 844} if look == "phone" else {"width": 1440, "height": 900})
-    page.wait_for_timeout(400)  # what moves has moved
+    _drawn(page)
     return page
 
 
 def too_wide(page: Page, width: int) -> int:
     """By how many pixels a page is wider than a window of some width; 0 where it is not."""
     page.set_viewport_size({"width": width, "height": 900})
-    page.wait_for_timeout(100)
+    _drawn(page)
     over: int = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     return max(0, over)
 
 
+def _drawn(page: Page) -> None:
+    """Wait until a page has been drawn as it is now."""
+    page.evaluate("() => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+
+
 def sign_in(context: BrowserContext, site: Site) -> None:
-    answer = context.request.post("/api/login", data={"passphrase": PASSPHRASE}, headers={"Origin": site.address})
-    assert answer.status == 204, answer.text()
+    """Make a context an administrator's browser: who signs in anew has the server hash a passphrase again."""
+    if not site.session:
+        answer = context.request.post("/api/login", data={"passphrase": PASSPHRASE}, headers={"Origin": site.address})
+        assert answer.status == 204, answer.text()
+        site.session = [*context.cookies()]
+    context.add_cookies(site.session)
+
+
+def told(page: Page, method: str, path: str, body: Any = None) -> Any:
+    """What the API answers to who sees a page, which has to be a success; bytes are sent as they are."""
+    headers = {"Origin": "/".join(page.url.split("/")[:3])}
+    if body is not None:
+        headers["Content-Type"] = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body)
+    answer = page.request.fetch(path, method=method, headers=headers, data=data)
+    assert answer.ok, answer.text()
+    return answer.json() if answer.body() else None

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from pytest_socket import enable_socket, socket_allow_hosts
 
+_PIECE = 64 << 10  # bytes
 _WITH_LFS = (".safetensors", ".bin", "tokenizer.json")
 
 
@@ -37,13 +38,15 @@ class Request:
 class Faults:
     """What goes wrong next. `break_after`: bytes of a body after which the connection is cut, one for each answer of
     the second host. `flips`: that many answers of it have a flipped byte. `statuses`: by path, a status instead of an
-    answer. `silence`: seconds before each answer. `no_ranges`: every answer begins at the first byte. `send_more`: that
-    many bytes too many. `move_to`: the address that large files are said to be at."""
+    answer. `silence`: seconds before each answer. `pause`: seconds after each piece of a large file. `no_ranges`: every
+    answer begins at the first byte. `send_more`: that many bytes too many. `move_to`: the address that large files are
+    said to be at."""
 
     break_after: list[int] = field(default_factory=list)
     flips: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     silence: float = 0.0
+    pause: float = 0.0
     no_ranges: bool = False
     send_more: int = 0
     move_to: str = ""
@@ -240,6 +243,9 @@ def _handler(hub: StandIn, far: bool) -> type[BaseHTTPRequestHandler]:
                 self.wfile.flush()
                 self.close_connection = True
                 return
-            self.wfile.write(body)
+            at_once = _PIECE if flawed and hub.faults.pause else max(1, len(body))
+            for start in range(0, len(body), at_once):
+                self.wfile.write(body[start : start + at_once])
+                time.sleep(hub.faults.pause if flawed else 0)
 
     return Handler

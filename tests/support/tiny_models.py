@@ -8,9 +8,7 @@ import random
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from oneseek.engine.interface import Assignment
 
@@ -30,6 +28,9 @@ _PLACES = ("biblioteket", "the harbour", "simhallen", "the school", "återvinnin
 
 def write_model(directory: Path, family: Family, *, seed: int = 0) -> Path:
     """A model of about 30,000 parameters, without dropout of its own; context 256 tokens."""
+    import torch  # whoever only wants rows need not wait for it
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
     shared = write_tokenizer(directory)
     torch.manual_seed(seed)
     if family == "llama":

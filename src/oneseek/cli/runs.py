@@ -20,7 +20,7 @@ from oneseek.cli.output import terminal, visible, write_json
 from oneseek.cli.watching import watching
 from oneseek.errors import Failed, RunError
 from oneseek.events.state import RunState, apply, begin
-from oneseek.events.wire import detail, sample_prompts, samples
+from oneseek.events.wire import sample_prompts, samples
 from oneseek.journal.file import Reader
 from oneseek.runs import OldRun
 
@@ -80,7 +80,7 @@ def show(run: str, root: Path | None, models_dir: Path | None, as_json: bool) ->
         return
     known = door.describe(directory)
     if as_json:
-        write_json({**known.wire(), **detail(known.state)})
+        write_json({**known.wire(), **known.detail()})
         return
     console = terminal()
     if known.state is None:

@@ -81,7 +81,7 @@ def validate(
     else:
         _show(verdict)
     if fix and config_file is not None:
-        _fix(config_file, verdict.findings, resolved.origins, agreed=yes)
+        _fix(config_file, verdict.findings, resolved.given, agreed=yes)
     if not verdict.ok:
         sys.exit(Refused.exit_code)
 
@@ -146,12 +146,16 @@ def _together(estimate: RunEstimate, rehearsal: Rehearsal | None) -> str:
 
 
 def _fix(given: Path, findings: Sequence[Finding], origins: Mapping[str, str], *, agreed: bool) -> None:
-    """The changes as a diff; written when confirmed, with the file as it was kept beside it."""
+    """The changes as a diff; written when confirmed, with the file as it was kept beside it. What may be meant stays.
+
+    origins: where each of the settings that were given comes from.
+    """
     path = given.resolve()  # a link stays one
     before = path.read_bytes()
     old = text_of(path)
-    above = {change.field for finding in findings for change in finding.changes if _is_above(origins, change)}
-    here = [finding for finding in findings if above.isdisjoint(change.field for change in finding.changes)]
+    wrong = [finding for finding in findings if not finding.meant]
+    above = {change.field for finding in wrong for change in finding.changes if _is_above(origins, change)}
+    here = [finding for finding in wrong if above.isdisjoint(change.field for change in finding.changes)]
     new = fixed(old, path.suffix, here)
     for field in sorted(above):
         click.echo(f"{field} comes from {origins[field]}: correct it there.", err=True)

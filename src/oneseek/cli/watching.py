@@ -32,7 +32,7 @@ from oneseek.events import (
     WorkerRestarted,
 )
 from oneseek.events.state import RunState
-from oneseek.events.wire import leaderboard, overfits, wire
+from oneseek.events.wire import auto_stop_info, leaderboard, overfits, wire
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.record import Record
 from oneseek.runs import Result
@@ -269,10 +269,9 @@ def _epoch_line(state: RunState) -> Text:
         for row in leaderboard(state)
         if row["model"] in commit.results
     ]
-    return Text(
-        f"epoch {commit.epoch}/{state.total_epochs}  {_METRICS[metric]}: {', '.join(ranked)}; auto-stop in "
-        f"{commit.auto_stop.remaining}"
-    )
+    countdown = auto_stop_info(state, commit.auto_stop)
+    stops = f"; auto-stop in {countdown['remaining']}" if countdown and countdown["remaining"] is not None else ""
+    return Text(f"epoch {commit.epoch}/{state.total_epochs}  {_METRICS[metric]}: {', '.join(ranked)}{stops}")
 
 
 def concluded(result: Result, state: RunState, server: str = "") -> Iterator[Text]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
 import reprlib
 from collections.abc import Collection, Iterator, Mapping
@@ -207,8 +208,16 @@ def _about(setting: Setting, kind: Literal["type", "bound", "value"], path: Path
         value=value,
         problem=f"{field} is {shown(value)}.",
         fix=f"Set {field} to {setting.expects}.",
-        changes=((field, str(value)),) if field == "output.version" and _is_version(value) else (),
+        changes=_corrected(setting, kind, field, value),
     )
+
+
+def _corrected(setting: Setting, kind: str, field: str, value: Any) -> tuple[tuple[str, Any], ...]:
+    """The change to what was surely meant, or of a number outside its bounds to the nearest that is recommended."""
+    if field == "output.version" and _is_version(value):
+        return ((field, str(value)),)
+    near = setting.recommended_near(_number(value)) if kind == "bound" else None
+    return () if near is None else ((field, near),)
 
 
 def _is_version(value: Any) -> bool:
@@ -371,6 +380,14 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _number(value: Any) -> float:
+    """NaN where it is none, or more than a float can hold."""
+    try:
+        return float(value)
+    except (ValueError, TypeError, OverflowError):
+        return math.nan
 
 
 _short = reprlib.Repr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Iterator
 from functools import cache
@@ -46,6 +47,14 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     def _recommendation(self) -> str:
         return f" (recommended {self.recommended_range})" if self.recommended else ""
+
+    def recommended_near(self, number: float) -> float | None:
+        """The recommended number that is nearest; None where no range is recommended, or it is near none."""
+        if self.recommended is None or math.isnan(number):
+            return None
+        low, high = self.recommended
+        near = min(max(number, low), high)
+        return int(near) if self.kind == "whole number" else near
 
     @property
     def recommended_range(self) -> str:

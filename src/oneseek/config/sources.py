@@ -29,12 +29,14 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration, and for each of its dotted fields where the value came from.
 
     An origin is `default`, `file <path>`, `environment <variable>`, `flag` or `HTTP body`; behind it stands the name
-    that the value was given under where that is another tool's: `file train.yaml (as lora_rank)`.
+    that the value was given under where that is another tool's: `file train.yaml (as lora_rank)`. `given` has the same
+    of everything that was given, also of what could not be taken.
     """
 
     config: TrainingConfig
     origins: dict[str, str]
     problems: tuple[ConfigProblem, ...]
+    given: dict[str, str] = {}
     notes: tuple[ConfigNote, ...] = ()
 
 
@@ -66,16 +68,10 @@ def resolve(
     return Resolved(
         config=config,
         origins={field: "default" if field in refused else origins.get(field, "default") for field in every},
-        problems=tuple(_fixed_in_the_file(problem, origins) for problem in problems),
+        problems=tuple(problems),
+        given=origins,
         notes=tuple(note for layer in layers for note in layer.notes),
     )
-
-
-def _fixed_in_the_file(problem: ConfigProblem, origins: Mapping[str, str]) -> ConfigProblem:
-    """Without the changes where what is wrong does not come from the file, which they could not mend."""
-    sources = [origin for field, origin in origins.items() if f"{field}.".startswith(f"{problem.field}.")]
-    in_file = all(origin.startswith("file ") for origin in sources)
-    return problem if in_file else msgspec.structs.replace(problem, changes=())
 
 
 def rows_of(resolved: Resolved) -> list[tuple[str, Any, str]]:

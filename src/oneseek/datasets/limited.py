@@ -67,19 +67,31 @@ class RowTokens(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A row as the model meets it, or why it cannot (`refusal`, with its `fix`).
 
     `tokens` is the length of the row before anything is cut; of a preference, of its longer answer with the prompt.
-    What follows holds after cutting: `supervised` tokens are learned (of both answers); the row is `learnable` where
-    each of its answers has some, and two answers still differ; `comparable` where bits per byte can be told of it.
+    A row that is cut to `least` tokens or more is `learnable`: each of its answers has some that are learned, and two
+    answers still differ. None: it is not, however long it may be. What follows holds after cutting: `supervised` tokens
+    are learned (of both answers); it is `comparable` where bits per byte can be told of it.
     """
 
     line: int
     tokens: int = 0
     supervised: int = 0
     answer_bytes: int = 0
+    least: int | None = None
     truncated: bool = False
     learnable: bool = False
     comparable: bool = False
     refusal: str | None = None
     fix: str = ""
+
+    def cut_to(self, limit: int) -> RowTokens:
+        """The same row where it is cut to another number of tokens; `supervised` is not told then."""
+        return msgspec.structs.replace(
+            self,
+            supervised=0,
+            truncated=self.tokens > limit,
+            learnable=self.least is not None and self.least <= limit,
+            comparable=self.tokens <= limit and self.answer_bytes > 0,
+        )
 
 
 Answer = Trouble | Traits | PromptTokens | RowTokens
@@ -184,9 +196,9 @@ def _ended(order: Order, code: int, answered: int, line: int | None, log: IO[byt
     next."""
     if code == -child.TIME_LIMIT_SIGNAL:
         what = "is not loaded and tried in time" if answered == 0 else f"runs longer than {SECONDS:g} s"
-        problem, fix = f"The chat template {what}.", _MEND
+        problem, fix = f"The chat template {what}.", MEND
     elif code == -signal.SIGXCPU:
-        problem, fix = f"The chat template takes more than {order.seconds} s for all rows.", _MEND
+        problem, fix = f"The chat template takes more than {order.seconds} s for all rows.", MEND
     else:
         log.seek(0)
         words = log.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -199,7 +211,8 @@ def _ended(order: Order, code: int, answered: int, line: int | None, log: IO[byt
     return RowTokens(line=line, refusal=problem, fix=fix)
 
 
-_MEND = "Mend the base model's chat template, or select another base model."
+MEND = "Mend the base model's chat template, or select another base model."
+"""The fix where it took too long: that happens again."""
 _NO_MEMORY = Trouble(
     f"The chat template needs more than {MEMORY // 2**30} GiB of memory.",
     "Mend the chat template, or select another base model.",
@@ -274,20 +287,25 @@ def _row(encoder: Encoder, line: int, row: dict[str, Any], limit: int) -> RowTok
     supervised = [_supervised(example, limit) for example in examples]
     tokens = max(len(example.input_ids) for example in examples)
     answer_bytes = min(example.answer_bytes for example in examples)
-    return RowTokens(
-        line=line,
-        tokens=tokens,
-        supervised=sum(supervised),
-        answer_bytes=answer_bytes,
-        truncated=tokens > limit,
-        learnable=min(supervised) > 0 and not _equal(examples, limit),
-        comparable=tokens <= limit and answer_bytes > 0,
-    )
+    whole = RowTokens(line=line, tokens=tokens, answer_bytes=answer_bytes, least=_least(examples))
+    return msgspec.structs.replace(whole.cut_to(limit), supervised=sum(supervised))
 
 
-def _equal(examples: Sequence[Example], limit: int) -> bool:
-    """Whether nothing tells the answers of a pair apart any more: there is nothing to prefer."""
-    return len(examples) > 1 and np.array_equal(examples[0].input_ids[:limit], examples[1].input_ids[:limit])
+def _least(examples: Sequence[Example]) -> int | None:
+    """The fewest tokens of which each example has a learned one, and which tell the answers of a pair apart: where
+    nothing does, there is nothing to prefer. None where no number of them is enough."""
+    learned = [np.flatnonzero(example.labels != IGNORED) for example in examples]
+    if not all(map(len, learned)):
+        return None
+    least = max(int(places[0]) for places in learned) + 1
+    if len(examples) == 1:
+        return least
+    one, other = (example.input_ids for example in examples)
+    both = min(len(one), len(other))
+    differing = np.flatnonzero(one[:both] != other[:both])
+    if not len(differing) and len(one) == len(other):
+        return None
+    return max(least, int(differing[0]) + 1 if len(differing) else both + 1)
 
 
 def _supervised(example: Example, limit: int) -> int:

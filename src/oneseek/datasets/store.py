@@ -139,9 +139,11 @@ def get(home: Home, given: str, *, thoroughly: bool = True) -> Stored:
     return entry
 
 
-def find(home: Home, given: str) -> Path | None:
+def find(home: Home, given: str, digest: Callable[[Path], str] = sha256_file) -> Path | None:
     """The file that a name means in the home's datasets/: one that somebody put there under that name, else the stored
     dataset of that name or hash; None where there is neither.
+
+    digest: of a file's bytes.
 
     Raises:
         DatasetError: there are several of that name, or it is damaged.
@@ -150,7 +152,7 @@ def find(home: Home, given: str) -> Path | None:
     with suppress(OSError):  # a name that is too long for a file
         if plain.parent == home.datasets and plain.is_file() and not _is_ours(given):
             return plain
-    entry = _whole(home, given)
+    entry = _whole(home, given, digest=digest)
     return None if entry is None else path_of(home, entry)
 
 
@@ -189,6 +191,15 @@ def is_kept(home: Home, path: Path) -> bool:
 def path_of(home: Home, stored: Stored) -> Path:
     """Where its file is."""
     return home.datasets / f"{stored.sha256}.{stored.container}"
+
+
+def stored_name(path: Path) -> str:
+    """What people call a dataset's file: the name that the store has for it, else its own."""
+    described = path.with_name(f"{path.stem}{_META}")
+    if _HASH.fullmatch(path.stem):
+        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return msgspec.json.decode(described.read_bytes(), type=Stored).name
+    return path.name
 
 
 # -- entries -------------------------------------------------------------------------------------------------------
@@ -247,7 +258,9 @@ def _move(source: Path, target: Path) -> None:
         sync_directory(target.parent)
 
 
-def _entry(home: Home, sha256: str, *, thoroughly: bool = False) -> Stored | Damaged | None:
+def _entry(
+    home: Home, sha256: str, *, thoroughly: bool = False, digest: Callable[[Path], str] = sha256_file
+) -> Stored | Damaged | None:
     """What the store has under a hash; only `thoroughly` compares contents."""
     meta, files = _meta(home, sha256), _files(home, sha256)
     try:
@@ -259,7 +272,7 @@ def _entry(home: Home, sha256: str, *, thoroughly: bool = False) -> Stored | Dam
         path = path_of(home, stored)
         if not path.is_file():
             return _damaged(sha256, f"({stored.name}) has lost its file")
-        if path.stat().st_size != stored.size_bytes or (thoroughly and sha256_file(path) != sha256):
+        if path.stat().st_size != stored.size_bytes or (thoroughly and digest(path) != sha256):
             return _damaged(sha256, f"({stored.name}) has another content than was added")
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _damaged(sha256, f"has a damaged description, {meta.name}")
@@ -290,10 +303,12 @@ def _chosen(home: Home, given: str) -> Stored | Damaged | None:
     return found[0] if found else None
 
 
-def _whole(home: Home, given: str, *, thoroughly: bool = True) -> Stored | None:
+def _whole(
+    home: Home, given: str, *, thoroughly: bool = True, digest: Callable[[Path], str] = sha256_file
+) -> Stored | None:
     entry = _chosen(home, given)
     if thoroughly and isinstance(entry, Stored):
-        entry = _entry(home, entry.sha256, thoroughly=True)
+        entry = _entry(home, entry.sha256, thoroughly=True, digest=digest)
     if isinstance(entry, Damaged):
         raise DatasetError(entry.problem, entry.fix)
     return entry

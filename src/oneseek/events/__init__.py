@@ -235,9 +235,10 @@ class WeightsAdjusted(Event, frozen=True, kw_only=True):
 
 
 class AutoStop(Part, frozen=True, kw_only=True):
-    """`current_change`: how much the ranked metric moved, `None` where there is nothing to compare with."""
+    """`current_change`: how much the ranked metric moved, `None` where there is nothing to compare with. `remaining` is
+    None where another program trains the run, and did not say."""
 
-    remaining: int
+    remaining: int | None
     threshold: float
     current_change: float | None
     triggered: bool

@@ -103,7 +103,7 @@ def _standing(at: str, state: RunState, status: str) -> Body:
         "status": status,
         "current_epoch": state.epochs_done,
         "total_epochs": state.total_epochs,
-        "auto_stop_info": auto_stop_info(state.auto_stop),
+        "auto_stop_info": auto_stop_info(state, state.auto_stop),
         "progress_percent": state.progress_percent,
         "timestamp": at,
     }
@@ -219,7 +219,7 @@ def epoch_end(event: EpochCommitted, state: RunState) -> Body:
         "weights": event.weights,
         "lr_multipliers": event.learning_rates,
         "total_loss": event.total_loss,
-        "auto_stop_info": auto_stop_info(event.auto_stop),
+        "auto_stop_info": auto_stop_info(state, event.auto_stop),
         "quarantined": state.quarantined,
         "overfitting": [key for key in event.results if overfits(state, key)],
         "progress_percent": round(100 * event.epoch / state.total_epochs, 2),
@@ -255,10 +255,15 @@ def detail(state: RunState | None) -> Body:
     return {"leaderboard": leaderboard(state)} | ({**sample_prompts(state), "samples": said} if said else {})
 
 
-def auto_stop_info(info: AutoStop | None) -> Body | None:
+def auto_stop_info(state: RunState, info: AutoStop | None) -> Body | None:
+    """The countdown of auto-stop; None before the first epoch. Where it is off, nothing counts down: `remaining` is
+    None."""
     if info is None:
         return None
-    return {"remaining": info.remaining, "threshold": info.threshold, "current_change": info.current_change}
+    ours = state.accepted.engine != "outside"
+    off = ours and not state.config["confidence_auto_stop"]["enabled"]
+    remaining = None if off else info.remaining
+    return {"remaining": remaining, "threshold": info.threshold, "current_change": info.current_change}
 
 
 def overfits(state: RunState, key: str) -> bool:
@@ -306,6 +311,15 @@ def leaderboard(state: RunState) -> list[Body]:
             }
         )
     return rows
+
+
+def leading(state: RunState) -> Body | None:
+    """The leaderboard's row of who is ahead, or has won; None as long as nothing is measured."""
+    rows = leaderboard(state)
+    if state.result:
+        return next((row for row in rows if row["model"] == state.result.champion), None)
+    first = rows[0]
+    return first if first[state.rank_by] is not None and first["cause"] is None else None
 
 
 def _speed(state: RunState, key: str) -> float | None:

@@ -26,7 +26,9 @@ class Change(msgspec.Struct, frozen=True):
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """An `error` refuses the run, a `warning` never does. `field` is the setting to change, `model` a model's key.
 
-    `rule` is filled in by the rule that the finding comes from. `changes` are the fix where settings alone are the fix.
+    `rule` is filled in by the rule that the finding comes from. `changes` are the fix where settings alone are the fix,
+    or one of several. What a warning says may be `meant`: then nothing is changed unless somebody asks for that very
+    change.
     """
 
     rule: str = ""
@@ -36,6 +38,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fix: str
     model: str | None = None
     changes: tuple[Change, ...] = ()
+    meant: bool = False
 
 
 class PreflightError(Refused):
@@ -95,9 +98,10 @@ def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def wire(finding: Finding) -> dict[str, Any]:
     """A finding as programs get it."""
-    told = msgspec.to_builtins(finding)
-    del told["changes"]
-    return dict(told)
+    told: dict[str, Any] = msgspec.to_builtins(finding)
+    del told["meant"]
+    told["changes"] = [msgspec.json.decode(msgspec.json.encode(change)) for change in finding.changes]
+    return told
 
 
 def body(error: OneSeekError) -> dict[str, Any]:

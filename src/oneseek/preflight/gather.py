@@ -14,7 +14,6 @@ import psutil
 
 from oneseek.config.parse import ConfigProblem
 from oneseek.config.schema import TrainingConfig
-from oneseek.datasets.read import scan
 from oneseek.datasets.scan import Scan
 from oneseek.datasets.store import find
 from oneseek.errors import (
@@ -37,6 +36,7 @@ from oneseek.ledger.locate import read_ledger
 from oneseek.ledger.store import Store
 from oneseek.names import format_version, match_selection
 from oneseek.preflight.facts import Facts, Trouble, Wanted
+from oneseek.preflight.looking import ANEW, Looking
 from oneseek.preflight.tokens import tokens_of
 from oneseek.registry.capabilities import ModelInfo
 from oneseek.registry.discover import Discovery, discover, with_highest_token_id
@@ -45,18 +45,22 @@ from oneseek.registry.hub import locate
 OPTIONAL_PACKAGES = ("accelerate", "bitsandbytes")
 
 
-def gather(config: TrainingConfig, problems: Iterable[ConfigProblem], home: Home, output: Path) -> Facts:
+def gather(
+    config: TrainingConfig, problems: Iterable[ConfigProblem], home: Home, output: Path, looking: Looking = ANEW
+) -> Facts:
     """The facts for one configuration. What cannot be used becomes a fact, so that all findings come at once.
 
     problems: what `config.parse` or `config.sources` found. output: the directory that results would go to.
     """
-    found, models_error = _discover(home)
-    selected = [] if models_error else [_find(name, found, home.cache) for name in config.model.selection]
-    models = _complete(info for _, info in selected if info is not None)
-    dataset, dataset_error = _scan(config.data.dataset, home, config.training.seed)
-    validation, validation_error = _scan(config.data.validation_dataset, home, config.training.seed)
-    tokens, validation_tokens = tokens_of(models, dataset, validation, config) if dataset is not None else ({}, {})
-    output_error, versions, free_disk = _look_at(output)
+    found, models_error = _discover(home, looking)
+    selected = [] if models_error else [_find(name, found, home.cache, looking) for name in config.model.selection]
+    models = _complete((info for _, info in selected if info is not None), looking)
+    dataset, dataset_error = _scan(config.data.dataset, home, config.training.seed, looking)
+    validation, validation_error = _scan(config.data.validation_dataset, home, config.training.seed, looking)
+    tokens, validation_tokens = (
+        tokens_of(models, dataset, validation, config, looking) if dataset is not None else ({}, {})
+    )
+    output_error, versions, free_disk = _look_at(output, looking)
     ledger_url = os.environ.get("LEDGER_URL")
     return Facts(
         config_problems=tuple(problems),
@@ -71,7 +75,7 @@ def gather(config: TrainingConfig, problems: Iterable[ConfigProblem], home: Home
         tokens=tokens,
         validation_tokens=validation_tokens,
         output_error=output_error,
-        key_error=_look_at_keys(home, os.environ.get("LEDGER_PRIVATE_KEY_PATH"), own_ledger=not ledger_url),
+        key_error=_look_at_keys(home, os.environ.get("LEDGER_PRIVATE_KEY_PATH"), looking, own_ledger=not ledger_url),
         ledger_url_error=_look_at_address(ledger_url) if ledger_url else None,
         ledger_error=_look_at_token(os.environ.get("LEDGER_TOKEN")) if ledger_url else _look_at_ledger(home),
         versions=versions,
@@ -95,42 +99,48 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _discover(home: Home) -> tuple[Discovery, Trouble | None]:
+def _discover(home: Home, looking: Looking) -> tuple[Discovery, Trouble | None]:
     try:
-        return discover(home.models, home.cache), None
+        return discover(home.models, home.cache, looking.described), None
     except ModelError as error:
         return Discovery(models=(), collisions={}), _trouble(error)
 
 
-def _find(name: str, found: Discovery, cache: Path | None) -> tuple[Wanted, ModelInfo | None]:
+def _find(name: str, found: Discovery, cache: Path | None, looking: Looking) -> tuple[Wanted, ModelInfo | None]:
     """The base model that a name of the selection means: one that is here, else one on the hub."""
     known = {info.key: info for info in found.models}  # of two with one key, each has a problem that names the other
     try:
-        info = known[match_selection(name, known)] if cache is None else locate(name, found, cache)
+        if cache is None:
+            info = known[match_selection(name, known)]
+        else:
+            info = locate(name, found, cache, looking.described, looking.describe_remote)
     except (SelectionError, ModelError) as error:
         return Wanted(name, trouble=_trouble(error)), None
     return Wanted(name, key=info.key), info
 
 
-def _complete(found: Iterable[ModelInfo]) -> tuple[ModelInfo, ...]:
+def _complete(found: Iterable[ModelInfo], looking: Looking) -> tuple[ModelInfo, ...]:
     once = {info.key: info for info in found}
-    return tuple(info if info.source == "hub" else with_highest_token_id(info) for info in once.values())
+    return tuple(
+        info if info.source == "hub" else with_highest_token_id(info, looking.highest_token_id)
+        for info in once.values()
+    )
 
 
-def _scan(given: str | None, home: Home, seed: int) -> tuple[Scan | None, Trouble | None]:
+def _scan(given: str | None, home: Home, seed: int, looking: Looking) -> tuple[Scan | None, Trouble | None]:
     if not given:
         return None, None
     try:
-        return scan(dataset_path(given, home), seed=seed), None
+        return looking.scan(dataset_path(given, home), seed), None
     except DatasetError as error:
         return None, _trouble(error)
 
 
-def _look_at(output: Path) -> tuple[Trouble | None, tuple[str, ...], int | None]:
+def _look_at(output: Path, looking: Looking) -> tuple[Trouble | None, tuple[str, ...], int | None]:
     """Why results cannot be written there, the versions that are there, and the free bytes of its disk."""
     try:
         with storage_errors(output):
-            _try_to_write(_existing(output))
+            looking.written(_existing(output), _try_to_write)
             return (
                 None,
                 tuple(map(format_version, sorted(versions_taken(Results(output))))),
@@ -140,7 +150,7 @@ def _look_at(output: Path) -> tuple[Trouble | None, tuple[str, ...], int | None]
         return _trouble(error), (), None
 
 
-def _look_at_keys(home: Home, named: str | None, *, own_ledger: bool) -> Trouble | None:
+def _look_at_keys(home: Home, named: str | None, looking: Looking, *, own_ledger: bool) -> Trouble | None:
     """Why results could not be signed, or entered in the ledger of this home: said before the run, not after it.
 
     named: LEDGER_PRIVATE_KEY_PATH, the signer's key in place of the home's own.
@@ -156,7 +166,7 @@ def _look_at_keys(home: Home, named: str | None, *, own_ledger: bool) -> Trouble
         if own_ledger and _is_there(home.log_key):
             known_log_key(home)
         with storage_errors(home.keys):
-            _try_to_write(_existing(home.keys))
+            looking.written(_existing(home.keys), _try_to_write)
     except (KeyRefused, StorageError) as error:
         return _trouble(error)
     return None

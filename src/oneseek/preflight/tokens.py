@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from oneseek.datasets import limited
 from oneseek.datasets.formats import STRATEGY_OF, USED_AS
 from oneseek.datasets.scan import Scan
 from oneseek.preflight.facts import ModelTokens, RowRefusal, Trouble
+from oneseek.preflight.looking import ANEW, Looking, Running
 from oneseek.registry.capabilities import ModelInfo
 
 SECONDS_OF_A_MODEL = 120
@@ -19,7 +19,11 @@ SECONDS_OF_A_MODEL = 120
 
 
 def tokens_of(
-    models: Iterable[ModelInfo], dataset: Scan, validation: Scan | None, config: TrainingConfig
+    models: Iterable[ModelInfo],
+    dataset: Scan,
+    validation: Scan | None,
+    config: TrainingConfig,
+    looking: Looking = ANEW,
 ) -> tuple[dict[str, ModelTokens], dict[str, ModelTokens]]:
     """By model key, of the dataset and of the validation dataset, for the models that can be asked: those whose
     tokenizer is here, and whose template is where one is needed. What keeps the others from it is a finding of its own.
@@ -28,10 +32,10 @@ def tokens_of(
     asked = [model for model in models if _can_be_asked(model, chat=chat)]
     if validation is not None and USED_AS[validation.format] != USED_AS[dataset.format]:
         validation = None  # which is refused for that
-    running: set[subprocess.Popen[bytes]] = set()
+    running: Running = set()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         try:
-            found = list(pool.map(lambda model: _of_model(model, dataset, validation, config, running), asked))
+            found = list(pool.map(lambda model: _of_model(model, dataset, validation, config, looking, running), asked))
         except BaseException:  # Ctrl-C, mostly: nobody waits for templates that may take minutes
             pool.shutdown(wait=False, cancel_futures=True)
             for process in tuple(running):
@@ -45,12 +49,12 @@ def tokens_of(
 def summary(answers: Sequence[limited.Answer], dataset: Scan, limit: int) -> ModelTokens:
     """The answers of one model's process to the samples of a dataset, counted. It may have ended before the last.
 
-    limit: tokens to which rows are cut.
+    limit: tokens to which rows are cut; that they were cut to another is no matter.
     """
     traits = next((answer.traits for answer in answers if isinstance(answer, limited.Traits)), None)
     troubles = [Trouble(answer.problem, answer.fix) for answer in answers if isinstance(answer, limited.Trouble)]
     prompts = [answer for answer in answers if isinstance(answer, limited.PromptTokens)]
-    rows = [answer for answer in answers if isinstance(answer, limited.RowTokens)]
+    rows = [answer.cut_to(limit) for answer in answers if isinstance(answer, limited.RowTokens)]
     taken = [row for row in rows if row.refusal is None]
     return ModelTokens(
         traits=traits,
@@ -77,7 +81,8 @@ def _of_model(
     dataset: Scan,
     validation: Scan | None,
     config: TrainingConfig,
-    running: set[subprocess.Popen[bytes]],
+    looking: Looking,
+    running: Running,
 ) -> tuple[ModelTokens, ModelTokens | None]:
     prompts: Mapping[int, str] = dict(enumerate(config.training.sample_prompts, 1))
     order = limited.Order(
@@ -87,11 +92,10 @@ def _of_model(
         prompts={number: prompt for number, prompt in prompts.items() if prompt.strip()},
         seconds=SECONDS_OF_A_MODEL,
     )
-    samples = [*dataset.samples, *(validation.samples if validation is not None else ())]
-    answers = list(limited.judged(order, ((sample.line, sample.row) for sample in samples), running))
-    # Rows are answered last and in order, the dataset's before those of validation.
-    before = next((i for i, each in enumerate(answers) if isinstance(each, limited.RowTokens)), len(answers))
-    seam = before + len(dataset.samples)
+    scans = [dataset] if validation is None else [dataset, validation]
     limit = min(config.data.max_length, model.context_length or config.data.max_length)
-    first = summary(answers[:seam], dataset, limit)
-    return first, None if validation is None else summary(answers[seam:], validation, limit)
+    first, *second = (
+        summary(answers, each, limit)
+        for answers, each in zip(looking.judged(order, scans, running), scans, strict=True)
+    )
+    return first, second[0] if second else None

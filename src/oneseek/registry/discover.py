@@ -28,6 +28,9 @@ _WEIGHT_ENDINGS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".p
 # What a download adds: a model in the cache that has one of these problems is not whole.
 _OF_PARTS = {"no-config", "no-weights", "missing-shard", "no-tokenizer"}
 
+Read = Callable[[Path, str | None], ModelInfo]
+"""How a model's directory is read; its name where that is another than the directory's."""
+
 MAX_SMALL_FILE = 64 * 2**20
 """Bytes. Templates of tens of kilobytes, shard indices of a few megabytes and tokenizers of thirty exist; nothing that
 is read whole comes near this."""
@@ -59,20 +62,22 @@ class ModelDigests(msgspec.Struct, frozen=True, kw_only=True):
     template_sha256: str | None
 
 
-def discover(models_dir: Path, cache: Path | None = None) -> Discovery:
+def discover(models_dir: Path, cache: Path | None = None, read: Read | None = None) -> Discovery:
     """Every base model in `models_dir/oneseek-7b-zero/base_models/`, in `models_dir/` itself and in the cache.
 
     Left out: oneseek-7b-zero and oneseek-certified, links, names that begin with a dot or end in .tmp, and directories
     without any file of a model. Of a model in the cache the commit of `main` is taken, else the newest. One whose key a
     directory has is passed over: who puts a model there wants that one.
-    cache: the Hugging Face cache (`cache_directory`); None leaves it out.
+    cache: the Hugging Face cache (`cache_directory`); None leaves it out. read: how a directory is read, `described`
+        unless given.
     Raises:
         ModelError: one of the directories is there and cannot be listed.
     """
+    read = read or described
     places = [*_directories(models_dir / SLUG / "base_models"), *_directories(models_dir)]
-    models = [describe(path) for path in places]
+    models = [read(path, None) for path in places]
     taken = {info.key for info in models}
-    cached = list(_cached(cache)) if cache else []
+    cached = list(_cached(cache, read)) if cache else []
     shadowed: dict[str, list[str]] = defaultdict(list)
     for info in cached:
         if info.key in taken:
@@ -107,16 +112,21 @@ def selected(names: Iterable[str], models_dir: Path, cache: Path | None = None) 
 
 def describe(path: Path) -> ModelInfo:
     """The base model in one directory. Never raises for a bad model: what is wrong is in its `problems`."""
-    return model_info(read_model_files(path))
+    return described(path, None)
 
 
-def describe_cached(repository: Repository, commit: str) -> ModelInfo:
+def described(path: Path, name: str | None) -> ModelInfo:
+    """The same of a model that may be called otherwise than its directory."""
+    return model_info(read_model_files(path, name=name))
+
+
+def describe_cached(repository: Repository, commit: str, read: Read = described) -> ModelInfo:
     """The same of a snapshot in the Hugging Face cache. Problems that a download solves say how to download.
 
     `missing_bytes` are those of the shards that its index promises and that are not there: 0 also where nothing tells.
     """
     path = repository.snapshot(commit)
-    info = model_info(read_model_files(path, name=repository.name))
+    info = read(path, repository.name)
     pull = f"Download what is missing: oneseek models pull {repository.hub_id}"
     return msgspec.structs.replace(
         info,
@@ -253,12 +263,17 @@ def model_files(
     )
 
 
-def with_highest_token_id(info: ModelInfo) -> ModelInfo:
+def highest_token_id(path: Path) -> int | None:
+    """The highest id in a tokenizer.json; None where it is no tokenizer."""
+    vocabulary = read_vocabulary(path)
+    return vocabulary.highest_id if vocabulary else None
+
+
+def with_highest_token_id(info: ModelInfo, read: Callable[[Path], int | None] = highest_token_id) -> ModelInfo:
     """The same model with the highest id in its tokenizer.json, which is read unless it was."""
     if info.highest_token_id is not None:
         return info
-    vocabulary = read_vocabulary(Path(info.path) / "tokenizer.json")
-    return msgspec.structs.replace(info, highest_token_id=vocabulary.highest_id if vocabulary else None)
+    return msgspec.structs.replace(info, highest_token_id=read(Path(info.path) / "tokenizer.json"))
 
 
 def read_vocabulary(path: Path) -> Vocabulary | None:
@@ -275,11 +290,11 @@ def _header(file: Path, size: int) -> bytes:
         return probe + opened.read(max(0, header_bytes_needed(probe, size) - len(probe)))
 
 
-def _cached(cache: Path) -> Iterator[ModelInfo]:
+def _cached(cache: Path, read: Read) -> Iterator[ModelInfo]:
     for repository in repositories(cache):
         commit = repository.offered()
         if commit and _holds_a_model(repository.snapshot(commit)):
-            yield describe_cached(repository, commit)
+            yield describe_cached(repository, commit, read)
 
 
 def _directories(place: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +27,9 @@ from oneseek.registry.discover import (
     MAX_SMALL_FILE,
     Discovery,
     ModelDigests,
+    Read,
     describe_cached,
+    described,
     digests_from,
     lacks_parts,
     model_files,
@@ -185,11 +187,18 @@ def without_safetensors(hub_id: str) -> str:
     )
 
 
-def locate(wanted: str, found: Discovery, cache: Path) -> ModelInfo:
+def locate(
+    wanted: str,
+    found: Discovery,
+    cache: Path,
+    read: Read = described,
+    ask: Callable[[str], ModelInfo] = describe_remote,
+) -> ModelInfo:
     """The base model that a name of the selection means: one that is here, else, for a hub id, one on the hub.
 
     A hub id means a directory by its last segment; but a model of the cache only by its whole id, as two organisations
     can have models of one name. With a revision it means no directory, of which nobody knows the revision.
+    read: how the directory of one that is here is read. ask: describes one on the hub.
     Raises:
         SelectionError: nothing that is here matches, or several do.
         HubError: it is not here, or not whole, and the hub can't tell.
@@ -203,9 +212,9 @@ def locate(wanted: str, found: Discovery, cache: Path) -> ModelInfo:
     if not pinned and matching_keys(hub_id, directories):
         return directories[match_selection(hub_id, directories)]
     commit = repository.commit(revision) if pinned else repository.offered()
-    if commit and not lacks_parts(cached := describe_cached(repository, commit)):
+    if commit and not lacks_parts(cached := describe_cached(repository, commit, read)):
         return cached
-    return describe_remote(wanted)
+    return ask(wanted)
 
 
 def pickled(model: ModelInfo) -> Path:

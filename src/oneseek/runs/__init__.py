@@ -18,6 +18,7 @@ from oneseek.runs.devices import DeviceLock, Waiting, devices, unheard
 from oneseek.runs.find import KnownRun, describe, dna_of, find, list_runs, needs_no_process, status
 from oneseek.runs.generate import generate
 from oneseek.runs.importing import Imported, import_runs
+from oneseek.runs.machine import Device, Machine, machine
 from oneseek.runs.old import OldRun, find_old, old_runs
 from oneseek.runs.recorder import Recorder, Watch, is_running, nobody
 from oneseek.runs.rehearse import Rehearsal
@@ -32,9 +33,11 @@ from oneseek.runs.verify import Verified, verify
 __all__ = [
     "AnswerFinished",
     "Certified",
+    "Device",
     "Generated",
     "Imported",
     "KnownRun",
+    "Machine",
     "OldRun",
     "Recorder",
     "Rehearsal",
@@ -54,6 +57,7 @@ __all__ = [
     "inspect",
     "is_running",
     "list_runs",
+    "machine",
     "needs_no_process",
     "nobody",
     "old_runs",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +15,39 @@ from pydantic import ValidationError
 from oneseek.certificate.documents import dna_in
 from oneseek.certificate.seal import content, is_certified
 from oneseek.config.schema import TrainingConfig
+from oneseek.datasets.store import stored_name
 from oneseek.engine.interface import EngineName
 from oneseek.errors import CertificateInvalid, JournalDamaged, RunError, RunUnknown
+from oneseek.events import DatasetUsed, RunFailed, RunFinished, RunInterrupted, RunQueued, RunResumed, RunStopped
 from oneseek.events.state import RunState, replay
-from oneseek.events.wire import auto_stop_info
+from oneseek.events.wire import auto_stop_info, detail, leading
 from oneseek.files.layout import Home, Results, RunDirectory
+from oneseek.files.remembered import Remembered
 from oneseek.journal.file import read
+from oneseek.journal.record import Record
 from oneseek.names import is_run_id, nearest_name
 from oneseek.runs.old import OldRun, find_old
 from oneseek.runs.recorder import is_running
 
 
 class KnownRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as it is listed. `status` is the journal's word, corrected by whether a process is behind it. `dna` is that
-    of a complete run, `problem` what of it can't be read."""
+    """A run as it is listed. `status` is the journal's word, corrected by whether a process is behind it. `last_at` is
+    when its last record was written, `seconds` how long it has been trained up to then. `dna` is that of a complete
+    run, `problem` what of it can't be read."""
 
     run_id: str
     directory: Path
     status: str
     created_at: str
+    last_at: str = ""
+    seconds: float = 0.0
     state: RunState | None = None
     dna: str | None = None
     problem: str | None = None
 
     def wire(self) -> dict[str, Any]:
-        """A run for programs."""
+        """A run for programs. `leader` is who is ahead, the champion in the end; `bits_per_byte` and `val_loss` are
+        the leader's."""
         body: dict[str, Any] = {
             "run_id": self.run_id,
             "status": self.status,
@@ -46,19 +57,61 @@ class KnownRun(msgspec.Struct, frozen=True, kw_only=True):
             "verifiable": self.status == "certified",
         }
         if self.state:
+            accepted, failure = self.state.accepted, self.state.failure
+            leader = leading(self.state)
             body |= {
-                "version": self.state.accepted.version,
+                "version": accepted.version,
+                "engine": accepted.engine,
                 "dna": self.dna,
+                "dataset": _dataset(accepted.dataset),
                 "base_models": list(self.state.keys),
+                "display_names": {model.key: model.display_name for model in accepted.models},
                 "multiModelMode": len(self.state.keys) > 1,
                 "current_epoch": self.state.epochs_done,
                 "total_epochs": self.state.total_epochs,
                 "progress_percent": self.state.progress_percent,
-                "auto_stop_info": auto_stop_info(self.state.auto_stop),
+                "auto_stop_info": auto_stop_info(self.state, self.state.auto_stop),
                 "champion": self.state.result.champion if self.state.result else None,
+                "leader": leader["model"] if leader else None,
+                "rank_by": self.state.rank_by,
+                "bits_per_byte": leader["bits_per_byte"] if leader else None,
+                "val_loss": leader["val_loss"] if leader else None,
                 "failed_models": self.state.quarantined,
+                "failure": {"problem": failure.problem, "fix": failure.fix} if failure else None,
+                "seconds": self.seconds,
+                "ended_at": None if self.status in _GOING_ON else self.last_at,
             }
         return body
+
+    def detail(self) -> dict[str, Any]:
+        """What is told of it beside that where it is asked for alone. `config` are its settings, every one of them,
+        `reason` why it ended: all epochs, or auto-stop."""
+        if self.state is None:
+            return detail(None)
+        result = self.state.result
+        return detail(self.state) | {
+            "config": self.state.config,
+            "warnings": list(self.state.accepted.warnings),
+            "final_weights": result.final_weights if result else None,
+            "reason": result.reason if result else None,
+        }
+
+
+def _dataset(used: DatasetUsed) -> dict[str, Any] | None:
+    """What a run is trained on, by the name that it has here; None where nobody told us."""
+    if not used.sha256:
+        return None
+    return {
+        "name": stored_name(Path(used.path)),
+        "sha256": used.sha256,
+        "format": used.format,
+        "strategy": used.strategy,
+        "rows": used.training_rows + used.validation_rows,
+        "training_rows": used.training_rows,
+        "validation_rows": used.validation_rows,
+        "quarantined_rows": used.quarantined_rows,
+        "validation_name": stored_name(Path(used.validation_path)) if used.validation_path else None,
+    }
 
 
 def find(run: str, home: Home) -> RunDirectory:
@@ -131,11 +184,8 @@ def list_runs(home: Home) -> list[KnownRun]:
 def describe(directory: RunDirectory) -> KnownRun:
     """One run, from its journal; where that can't be read or was written by another release, its problem."""
     try:
-        records = read(directory.journal).records
-        state = replay(record.event for record in records)
-        if state:
-            TrainingConfig.model_validate(state.config)
-        dna = dna_of(directory, state) if state else None
+        told = _TOLD.get(directory.journal, (directory.journal,), lambda: _read(directory.journal))
+        dna = dna_of(directory, told.state) if told.state else None
     except (OSError, RunError, JournalDamaged, CertificateInvalid, ValidationError, RecursionError) as error:
         return KnownRun(
             run_id=directory.run_id,
@@ -147,11 +197,58 @@ def describe(directory: RunDirectory) -> KnownRun:
     return KnownRun(
         run_id=directory.run_id,
         directory=directory.root,
-        status=status(directory, state),
-        created_at=records[0].at if records else "",
-        state=state,
+        status=status(directory, told.state),
+        created_at=told.created_at,
+        last_at=told.last_at,
+        seconds=told.seconds,
+        state=told.state,
         dna=dna,
     )
+
+
+class _Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What a journal alone tells of a run."""
+
+    state: RunState | None
+    created_at: str
+    last_at: str
+    seconds: float
+    bytes: int
+
+
+_TOLD: Remembered[_Told] = Remembered(64 << 20, lambda told: told.bytes)
+_CERTIFIED: Remembered[bool] = Remembered(10_000)
+_GOING_ON = ("queued", "preparing", "training", "stopping")
+
+
+def _read(journal: Path) -> _Told:
+    found = read(journal)
+    records = found.records
+    state = replay(record.event for record in records)
+    if state:
+        TrainingConfig.model_validate(state.config)
+    return _Told(
+        state=state,
+        created_at=records[0].at if records else "",
+        last_at=records[-1].at if records else "",
+        seconds=seconds_trained(records),
+        bytes=found.whole,
+    )
+
+
+def seconds_trained(records: Iterable[Record]) -> float:
+    """How long a run has been at it, by the times of its records: neither while it waited for its turn, nor between
+    being broken off and taken up again."""
+    seconds, going = 0.0, True
+    for before, after in pairwise(records):
+        if isinstance(before.event, _BREAKS):
+            going = isinstance(before.event, RunResumed)
+        if going and not isinstance(after.event, RunQueued | RunResumed | RunInterrupted):
+            seconds += (datetime.fromisoformat(after.at) - datetime.fromisoformat(before.at)).total_seconds()
+    return round(max(0.0, seconds), 3)
+
+
+_BREAKS = (RunQueued, RunStopped, RunInterrupted, RunResumed, RunFailed, RunFinished)
 
 
 def _said(error: Exception) -> str:
@@ -186,7 +283,12 @@ def status(directory: RunDirectory, state: RunState | None) -> str:
     unfinished = state.status in ("preparing", "training", "stopping") or (state.over and directory.work.exists())
     if unfinished and not is_running(directory):
         return "interrupted"
-    return "certified" if state.status == "completed" and is_certified(directory) else state.status
+    return "certified" if state.status == "completed" and _is_certified(directory) else state.status
+
+
+def _is_certified(directory: RunDirectory) -> bool:
+    files = (directory.manifest, directory.signature, directory.ledger_proof)
+    return _CERTIFIED.get(directory.root, files, lambda: is_certified(directory))
 
 
 def needs_no_process(state: RunState) -> bool:

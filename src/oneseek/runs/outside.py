@@ -53,7 +53,7 @@ _FEW = msgspec.Meta(max_length=200)  # each report looks for every model among a
 class Countdown(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """How far the other program is from stopping by itself, as it says."""
 
-    remaining: Annotated[int, msgspec.Meta(ge=0)]
+    remaining: Annotated[int, msgspec.Meta(ge=0)] | None
     threshold: Annotated[float, msgspec.Meta(ge=0)]
     current_change: float | None = None
 
@@ -271,7 +271,7 @@ def _result(key: str, loss: float, said: Report) -> EpochFinished:
 
 def _auto_stop(told: Countdown | None, measured: AutoStop) -> AutoStop:
     if told is None:
-        return measured
+        return msgspec.structs.replace(measured, remaining=None)
     return AutoStop(
         remaining=told.remaining, threshold=told.threshold, current_change=told.current_change, triggered=False
     )

@@ -7,7 +7,6 @@ from then on it is the plan's word.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from oneseek.executors.crew import Crew, Outbox, Worker
 from oneseek.executors.inline import InlineWorker
 from oneseek.executors.processes import ProcessWorker
 from oneseek.runs.find import engine_of
+from oneseek.runs.machine import usable_cores
 from oneseek.runs.recorder import Recorder
 
 
@@ -93,8 +93,7 @@ def shared(needs: Mapping[str, MemoryNeed], config: TrainingConfig) -> tuple[int
 
 def cores(config: TrainingConfig) -> int:
     """How many cores a run may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return config.execution.threads or usable
+    return config.execution.threads or usable_cores()
 
 
 def assignment(

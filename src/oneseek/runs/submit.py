@@ -27,6 +27,7 @@ from oneseek.preflight import check
 from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, PreflightError
 from oneseek.preflight.gather import gather
+from oneseek.preflight.looking import ANEW, Looking
 from oneseek.registry.capabilities import ModelInfo, lora_targets
 from oneseek.runs.prepare import digests_of
 from oneseek.runs.recorder import Recorder, Watch, marks, nobody
@@ -78,10 +79,10 @@ def submit(
 
 
 def inspect(
-    config: TrainingConfig, home: Home, *, problems: Sequence[ConfigProblem] = ()
+    config: TrainingConfig, home: Home, *, problems: Sequence[ConfigProblem] = (), looking: Looking = ANEW
 ) -> tuple[Facts, tuple[Finding, ...]]:
     """What is there, and everything that is wrong with the request, at once."""
-    facts = gather(config, problems, home, _output(config, home))
+    facts = gather(config, problems, home, _output(config, home), looking)
     return facts, check(config, facts)
 
 

@@ -15,7 +15,9 @@ from oneseek.estimate import Reading, RunEstimate, run_estimate
 from oneseek.files.layout import Home
 from oneseek.preflight.facts import Facts
 from oneseek.preflight.finding import Finding, in_order, wire
+from oneseek.preflight.looking import ANEW, Looking
 from oneseek.runs.devices import DeviceLock, devices
+from oneseek.runs.machine import Machine, machine
 from oneseek.runs.rehearse import Rehearsal, Watch, findings, rehearse
 from oneseek.runs.staff import cores
 from oneseek.runs.submit import dataset_used, inspect
@@ -23,13 +25,14 @@ from oneseek.runs.submit import dataset_used, inspect
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What preflight says of a request. `estimate` is of the models that were found, None without any. Of `rows` usable
-    rows, `rows_looked_at` were put to the models' templates and tokenizers. `rehearsal` is there where one was asked
-    for, else `not_rehearsed` says what stood in its way."""
+    rows, `rows_looked_at` were put to the models' templates and tokenizers. `machine` is what it was judged on.
+    `rehearsal` is there where one was asked for, else `not_rehearsed` says what stood in its way."""
 
     findings: tuple[Finding, ...]
     estimate: RunEstimate | None
     rows: int = 0
     rows_looked_at: int = 0
+    machine: Machine
     rehearsal: Rehearsal | None = None
     not_rehearsed: str | None = None
 
@@ -46,6 +49,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
             "estimate": self.estimate.wire() if self.estimate is not None else None,
             "rows": self.rows,
             "rows_looked_at": self.rows_looked_at,
+            "machine": msgspec.to_builtins(self.machine),
         }
         if self.rehearsal is not None or self.not_rehearsed is not None:
             told |= {"rehearsal": msgspec.to_builtins(self.rehearsal), "not_rehearsed": self.not_rehearsed}
@@ -57,21 +61,26 @@ def validate(
     home: Home,
     *,
     problems: Sequence[ConfigProblem] = (),
+    trained_on: Sequence[str] = (),
+    looking: Looking = ANEW,
     rehearsed: bool = False,
     engine: EngineName = "torch",
     watch: Watch = lambda key, stage: None,
 ) -> Verdict:
     """Judge a request as `submit` does, and start nothing.
 
+    trained_on: the devices that there are to train on; those of this process unless given. looking: anew, unless
+        somebody asks again and again.
     rehearsed: where nothing else is wrong, each model goes through one step, evaluation, save and reload, and all of it
         is thrown away; unless a run has the device. watch: told the key of a model and what it begins with.
     """
-    facts, found = inspect(config, home, problems=problems)
+    facts, found = inspect(config, home, problems=problems, looking=looking)
     verdict = Verdict(
         findings=found,
         estimate=estimated(config, facts),
         rows=facts.dataset.rows if facts.dataset is not None else 0,
         rows_looked_at=max((tokens.rows for tokens in facts.tokens.values()), default=0),
+        machine=machine(home, trained_on or devices(os.environ)),
     )
     if not rehearsed:
         return verdict

@@ -35,6 +35,7 @@ from oneseek.server.live import Live
 from oneseek.server.operations import Metered, Metrics
 from oneseek.server.packed import Packed
 from oneseek.server.places import hiding
+from oneseek.server.speech import speaking
 from oneseek.server.tasks import Tasks
 from oneseek.state.access import Access
 
@@ -65,6 +66,7 @@ def create_app(
     largest_upload: in bytes.
     """
     metrics, hide = Metrics(runs, live), hiding(home)
+    tell = speaking(hide)
     app = FastAPI(
         title="OneSeek",
         description="LoRA adapters for several base models, trained side by side.",
@@ -81,17 +83,17 @@ def create_app(
         training.routes(runs, live, home=home, environment=environment, work=work, tasks=doing),
         socket.routes(live),
         artefacts.routes(runs.find, home, environment, work),
-        asking.routes(runs.find, hide),
+        asking.routes(runs.find, tell),
         ledger_routes.routes(home, environment, work),
         datasets.routes(home, work, partial(_users, runs), largest=largest_upload),
         models.routes(home, doing, environment),
-        tasks.routes(doing, hide),
+        tasks.routes(doing, tell),
     ):
         app.include_router(part)
-    errors.install(app, hide)
-    pages.install(app, hide)
+    errors.install(app, tell)
+    pages.install(app, tell)
     bodies.describe(app)
-    return Metered(Guard(Packed(app), access, names, hide), metrics)
+    return Metered(Guard(Packed(app), access, names, tell), metrics)
 
 
 def end(live: Live, doing: Tasks) -> None:

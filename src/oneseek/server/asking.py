@@ -21,6 +21,7 @@ from oneseek.runs import Generated
 from oneseek.server import bodies
 from oneseek.server.artefacts import Find
 from oneseek.server.errors import Refusal, told
+from oneseek.server.leaving import left
 from oneseek.server.places import Hide, as_it_is
 
 PATIENCE = 30.0
@@ -89,7 +90,7 @@ class _Answers(Response):
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         telling = asyncio.create_task(self._tell(send))
-        leaving = asyncio.create_task(_left(receive))
+        leaving = asyncio.create_task(left(receive))
         try:
             await asyncio.wait((telling, leaving), return_when=asyncio.FIRST_COMPLETED)
             if telling.done():
@@ -170,12 +171,6 @@ async def _conversation(begin: Begin, hide: Hide) -> AsyncIterator[AsyncIterator
         for process in processes:
             process.kill()
         await asyncio.gather(asking, return_exceptions=True)
-
-
-async def _left(receive: Receive) -> None:
-    """Return when the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _send(send: Send, message: Message) -> None:

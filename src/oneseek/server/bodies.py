@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+import re
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from fastapi import Depends, FastAPI, Request, Response
@@ -36,9 +37,24 @@ def received(kind: type[Kind]) -> Any:
         try:
             return decoder.decode(await content(request))
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            raise Refusal(400, f"The body can't be read: {error}.", "See /openapi.json for what is expected.") from None
+            why = f"{error}{_choices(kind, str(error))}"
+            raise Refusal(400, f"The body can't be read: {why}.", "See /openapi.json for what is expected.") from None
 
     return Depends(read)
+
+
+def _choices(kind: Any, error: str) -> str:
+    """What there is to choose from, where an error says that a field of `kind` is none of it."""
+    found = _NONE_OF_THEM.search(error)
+    fields = (
+        msgspec.structs.fields(kind) if found and isinstance(kind, type) and issubclass(kind, msgspec.Struct) else ()
+    )
+    told = next((each.type for each in fields if found and each.encode_name == found[1]), None)
+    choices = [choice for part in (told, *get_args(told)) if get_origin(part) is Literal for choice in get_args(part)]
+    return f": choose {', '.join(map(repr, choices))}" if choices else ""
+
+
+_NONE_OF_THEM = re.compile(r"^Invalid enum value .* - at `\$\.(\w+)`$")
 
 
 async def content(request: Request, most: int = LARGEST_BODY) -> bytes:

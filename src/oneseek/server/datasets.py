@@ -29,6 +29,7 @@ from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.download import BYTES, DOWNLOAD, download, open_without_links, unreadable
 from oneseek.server.errors import Refusal
 from oneseek.server.places import hiding
+from oneseek.server.speech import speaking, spoken
 from oneseek.server.uploads import new_path
 from oneseek.server.uploads import received as received_file
 
@@ -94,7 +95,7 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
 
     in_use: the ids of runs that are not over and use the dataset of a hash. largest: bytes of one that is sent.
     """
-    hide = hiding(home)
+    hide = speaking(hiding(home))
     router = APIRouter()
 
     @router.get("/api/datasets", responses=answers(store.Listing))
@@ -122,7 +123,7 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
     @router.get("/api/datasets/{dataset}", responses=answers(Dataset) | refuses(404))
     def show(dataset: str) -> Response:
         """One dataset."""
-        return answer(_described(store.get(home, dataset, thoroughly=False)))
+        return answer(spoken(msgspec.to_builtins(_described(store.get(home, dataset, thoroughly=False)))))
 
     @router.get("/api/datasets/{dataset}/preview", responses=answers(Preview) | refuses(404))
     def preview(dataset: str, rows: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 5) -> Response:
@@ -188,7 +189,7 @@ def _described(stored: Stored) -> Dataset:
 
 
 def _added(added: Added, new: bool) -> Response:
-    return answer(added, 201 if new else 200)
+    return answer(spoken(msgspec.to_builtins(added)), 201 if new else 200)
 
 
 # -- done in `work` ------------------------------------------------------------------------------------------------

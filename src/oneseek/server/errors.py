@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -60,12 +60,14 @@ class Refusal(HTTPException):
 
 
 class Error(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What went wrong: `code` for programs, `message` and `fix` for people, `findings` where a request was checked."""
+    """What went wrong: `code` for programs, `message` and `fix` for people, `findings` where a request was checked.
+    `language` is there where another one was asked for, and these words are not known in it."""
 
     code: str
     message: str
     fix: str
     findings: list[dict[str, Any]] | None = None
+    language: Literal["en"] | None = None
 
 
 class ErrorBody(msgspec.Struct):

@@ -23,6 +23,7 @@ from oneseek.server.access import SAFE, SOCKET, is_for_people, scope_of, suffice
 from oneseek.server.errors import Refusal
 from oneseek.server.places import Hide, as_it_is
 from oneseek.server.shares import Shares, Turn
+from oneseek.server.speech import LANGUAGE, language_of
 from oneseek.server.work import ASKING
 from oneseek.state.access import Access, Identity
 
@@ -150,6 +151,7 @@ class Guard:
         answer = _Answer(scope, receive, send, self._headers)
         state = scope.setdefault("state", {})
         state["identity"] = None
+        LANGUAGE.set(language_of(scope["headers"]))
         try:
             _check_length(scope["headers"])
             self._check_host(scope["headers"])

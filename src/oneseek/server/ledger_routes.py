@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Query, Response
 
-from oneseek.errors import LedgerUnavailable
+from oneseek.errors import CertificateInvalid, LedgerDamaged, LedgerUnavailable
 from oneseek.files.layout import Home
 from oneseek.ledger.entry import Entry
 from oneseek.ledger.log import Log
 from oneseek.runs import ledger as ledgers
 from oneseek.server import bodies
 from oneseek.server.errors import Refusal
+from oneseek.server.places import hiding
 
 MOST_AT_ONCE = 1000
 """Entries in one answer."""
@@ -51,14 +52,41 @@ class Lines(msgspec.Struct):
     entries: list[Line]
 
 
-def routes(home: Home, environment: Mapping[str, str]) -> APIRouter:
-    """environment: LEDGER_URL is read from it.
+class Checked(msgspec.Struct):
+    """What an audit has read and compared: `entries`, `checkpoints` that the ledger itself has signed, and those that
+    runs here have `kept`. Of the runs `elsewhere`, which are in another ledger, nothing was compared."""
+
+    entries: int
+    checkpoints: int
+    kept: int
+    elsewhere: list[str]
+
+
+class Problem(msgspec.Struct):
+    """What is not as it was signed, and what to do."""
+
+    problem: str
+    fix: str
+
+
+class Audit(msgspec.Struct):
+    """`checked` is None where a problem was found: the audit ends with the first. `root` is that of the whole tree."""
+
+    ok: bool
+    size: int | None
+    root: str | None
+    checked: Checked | None
+    problems: list[Problem]
+
+
+def routes(home: Home, environment: Mapping[str, str], work: Executor) -> APIRouter:
+    """environment: LEDGER_URL is read from it. work: where all of it is read.
 
     The ledger is opened for each request: it may begin with a later run, be restored from a backup, or be a service,
     whose client is for one thread; and nothing is kept that has to be closed.
     """
     router = APIRouter(prefix="/api/ledger")
-    threads = ThreadPoolExecutor(_AT_ONCE, "ledger")
+    threads, hide = ThreadPoolExecutor(_AT_ONCE, "ledger"), hiding(home)
 
     async def asked(question: Callable[[Log], Found]) -> Found:
         return await _within(threads, lambda: _asked(question, home, environment))
@@ -112,7 +140,24 @@ def routes(home: Home, environment: Mapping[str, str]) -> APIRouter:
 
         return _text(await asked(found))
 
+    @router.get("/audit", responses=bodies.answers(Audit, _AUDIT) | _REFUSES)
+    async def audit() -> Response:
+        """Whether nothing in the ledger was changed, removed or put in between: every entry is read and hashed, and
+        compared with everything that was signed. Takes seconds where there are many."""
+        doing = work.submit(_audited, home, dict(environment))
+        return bodies.answer(hide(msgspec.to_builtins(await _in_time(asyncio.wrap_future(doing)))))
+
     return router
+
+
+def _audited(home: Home, environment: Mapping[str, str]) -> Audit:
+    try:
+        found = ledgers.audited(home, environment)
+    except (LedgerDamaged, CertificateInvalid) as error:
+        return Audit(False, None, None, None, [Problem(error.problem, error.fix)])
+    done = found.audit
+    checked = Checked(done.entries, done.checkpoints, done.kept, list(found.elsewhere))
+    return Audit(True, done.entries, done.root, checked, [])
 
 
 def _asked(question: Callable[[Log], Found], home: Home, environment: Mapping[str, str]) -> Found:
@@ -126,9 +171,13 @@ async def _within(threads: ThreadPoolExecutor, ask: Callable[[], Found]) -> Foun
     Raises:
         LedgerUnavailable: it is too slow. Its thread goes on for as long as the ledger's client has patience.
     """
+    return await _in_time(asyncio.wrap_future(threads.submit(ask)))
+
+
+async def _in_time(answer: asyncio.Future[Found]) -> Found:
     try:
         async with asyncio.timeout(PATIENCE):
-            return await asyncio.wrap_future(threads.submit(ask))
+            return await answer
     except TimeoutError:
         raise LedgerUnavailable(
             f"The ledger has not answered within {PATIENCE:.0f} seconds.", "Ask again in a while."
@@ -154,6 +203,13 @@ _SUMMARY = {"origin": _ORIGIN, "size": 2, "root": "01234567" * 8, "key": f"{_ORI
 _CHECKPOINT = f"{_ORIGIN}\n2\nAQIDBA==\n\n— {_ORIGIN} AQIDBA==\n"
 _PROOF = f"c2sp.org/tlog-proof@v1\nindex 0\nAQIDBA==\n\n{_CHECKPOINT}"
 _KEY = f"# The ledger {_ORIGIN}, which enters them:\n{_ORIGIN}+01234567+AQIDBA==\n"
+_AUDIT = {
+    "ok": True,
+    "size": 2,
+    "root": "01234567" * 8,
+    "checked": {"entries": 2, "checkpoints": 2, "kept": 2, "elsewhere": []},
+    "problems": [],
+}
 _LINES = {
     "size": 1,
     "entries": [

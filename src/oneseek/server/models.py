@@ -24,6 +24,7 @@ from oneseek.registry.pull import Pull, PullProgress, look_up, pull
 from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.errors import Refusal
 from oneseek.server.places import hiding
+from oneseek.server.speech import speaking
 from oneseek.server.tasks import Progress, Task, Tasks, Tell
 
 STATUSES: dict[HubErrorKind, int] = {
@@ -48,7 +49,7 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def routes(home: Home, tasks: Tasks, environment: Mapping[str, str]) -> APIRouter:
     """Everything below /api/models. A model is called by its key, or by its id on the hub (`org/name`)."""
     cache = home.cache or cache_directory(environment)
-    hide = hiding(home)
+    hide = speaking(hiding(home))
     router = APIRouter()
 
     def known(key: str) -> ModelInfo:
@@ -64,7 +65,7 @@ def routes(home: Home, tasks: Tasks, environment: Mapping[str, str]) -> APIRoute
     @router.get("/api/models", responses=answers(dict[str, list[dict[str, Any]]]))
     def list_models() -> Response:
         """Every base model in the models directory and in the Hugging Face cache, as `oneseek models list --json`."""
-        return answer({"models": hide(discover(home.models, cache).wire())})
+        return answer(hide({"models": discover(home.models, cache).wire()}))
 
     @router.get("/api/models/{key:path}", responses=answers(dict[str, Any]) | refuses(404, 502))
     def show(key: str, targets: Annotated[str, Query(alias="targetModules")] = "") -> Response:

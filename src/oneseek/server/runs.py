@@ -10,7 +10,6 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 
 from oneseek.errors import RunUnknown
-from oneseek.events.wire import detail
 from oneseek.files.durable import storage_errors
 from oneseek.files.layout import Home
 from oneseek.names import normalize_model_name
@@ -20,6 +19,8 @@ from oneseek.runs.queue import Place, Supervisor
 from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.download import open_without_links
 from oneseek.server.errors import Refusal
+from oneseek.server.places import Hide, hiding
+from oneseek.server.speech import speaking
 
 TAIL: Final = 64 << 10
 LONGEST_TAIL: Final = 1 << 20
@@ -45,14 +46,29 @@ class Resume(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
     device: str | None = None
 
 
-def listed(run: KnownRun) -> dict[str, Any]:
+def listed(run: KnownRun, hide: Hide) -> dict[str, Any]:
     """A run as the command line lists it; its place as one below the models directory, not of this machine."""
-    return run.wire() | {"certified_dir": run.directory.relative_to(run.directory.parent.parent).as_posix()}
+    told = run.wire()
+    told["certified_dir"] = run.directory.relative_to(run.directory.parent.parent).as_posix()
+    said: dict[str, Any] = hide({name: told[name] for name in ("problem", "failure") if told.get(name)})
+    return told | said
+
+
+def shown(run: KnownRun, hide: Hide) -> dict[str, Any]:
+    """One run with its detail, as the command line shows it. In its settings, datasets go by the names that a request
+    may have."""
+    told: dict[str, Any] = listed(run, hide) | hide(run.detail())
+    if "config" in told and told["dataset"]:
+        used = told["dataset"]
+        names = {"dataset": used["name"], "validation_dataset": used["validation_name"]}
+        told["config"] |= {"data": told["config"]["data"] | names}
+    return told
 
 
 def routes(runs: Supervisor, *, home: Home) -> APIRouter:
     """Everything below /api/runs that is about a run itself."""
     router = APIRouter()
+    hide = speaking(hiding(home))
 
     def listed_old(run: OldRun) -> dict[str, Any]:
         return run.wire() | {"path": run.path.relative_to(home.models).as_posix()}
@@ -60,13 +76,11 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
     @router.get("/api/runs", responses=answers(Runs, {"runs": [LISTED]}))
     def every_run() -> Response:
         """Every run, the newest first; below them, what the old system left."""
-        return answer(Runs([*map(listed, list_runs(home)), *map(listed_old, old_runs(home))]))
+        return answer(Runs([*(listed(run, hide) for run in list_runs(home)), *map(listed_old, old_runs(home))]))
 
-    @router.get(
-        "/api/runs/{run_id}", responses=answers(dict[str, Any], LISTED | {"leaderboard": []}) | refuses(404, 409)
-    )
+    @router.get("/api/runs/{run_id}", responses=answers(dict[str, Any], LISTED | DETAIL) | refuses(404, 409))
     def one_run(run_id: str) -> Response:
-        """One run, with its leaderboard and the answers to its sample prompts; or what the old system left of one."""
+        """One run, with its settings, leaderboard and answers to sample prompts; or what the old system left of one."""
         try:
             known = describe(runs.find(run_id))
         except RunUnknown:
@@ -74,7 +88,7 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
             if old is None:
                 raise
             return answer(listed_old(old) | old.detail())
-        return answer(listed(known) | detail(known.state))
+        return answer(shown(known, hide))
 
     @router.post(
         "/api/runs/{run_id}/stop",
@@ -85,7 +99,7 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
     def stop(run_id: str, asked: Annotated[Stop, received(Stop)]) -> Response:
         """Stop a run that is running or waits for its turn."""
         runs.stop(run_id, asked.when)
-        return answer(listed(describe(runs.find(run_id))), 202)
+        return answer(listed(describe(runs.find(run_id)), hide), 202)
 
     @router.post(
         "/api/runs/{run_id}/resume",
@@ -145,7 +159,35 @@ LISTED = {
     "problem": None,
     "verifiable": True,
     "version": "1.0",
+    "engine": "torch",
+    "dataset": {
+        "name": "rows.jsonl",
+        "sha256": "01234567" * 8,
+        "format": "messages",
+        "strategy": "chat",
+        "rows": 1200,
+        "training_rows": 1080,
+        "validation_rows": 120,
+        "quarantined_rows": 0,
+        "validation_name": None,
+    },
     "base_models": ["llama-2-7b", "mistral-7b"],
+    "display_names": {"llama-2-7b": "Llama-2-7B", "mistral-7b": "Mistral-7B"},
     "current_epoch": 3,
     "total_epochs": 3,
+    "champion": "mistral-7b",
+    "leader": "mistral-7b",
+    "rank_by": "bits_per_byte",
+    "bits_per_byte": 0.49,
+    "val_loss": 1.17,
+    "failure": None,
+    "seconds": 1906.5,
+    "ended_at": "2025-11-22T15:02:11.123Z",
+}
+DETAIL = {
+    "leaderboard": [],
+    "config": {"training": {"num_epochs": 3}},
+    "warnings": [],
+    "final_weights": {"llama-2-7b": 0.25, "mistral-7b": 0.75},
+    "reason": "all_epochs",
 }

@@ -13,7 +13,7 @@ from oneseek.errors import ConfigError
 from oneseek.files.layout import Home
 from oneseek.runs.devices import devices as devices_there
 from oneseek.runs.queue import Supervisor
-from oneseek.server import log
+from oneseek.server import log, training
 from oneseek.server.app import LARGEST_UPLOAD, create_app, end
 from oneseek.server.guard import Names
 from oneseek.server.listening import address, configured, listening, only_service, run, tls_of
@@ -69,6 +69,8 @@ def serve(
             device.
         StorageError: the database can't be used.
     """
+    # Absolute: what is said of a place is compared with it, to tell none of this machine.
+    home = Home(home.root.absolute(), home.models.absolute(), home.cache and home.cache.absolute())
     tls = tls_of(certfile, keyfile)
     named = _named(host, allowed_hosts, public_url, behind_proxy=behind_proxy)
     with ExitStack() as opened:
@@ -98,6 +100,7 @@ def serve(
             doing=doing,
             largest_upload=largest_upload,
         )
+        work.submit(training.warmed, held, home, runs.devices)
         config = configured(app, tls, connections=CONNECTIONS, with_sockets=True)
         log.begin(log_level, held)
         said = _greeting(address(listener, tls=tls is not None), public_url.rstrip("/"), access)

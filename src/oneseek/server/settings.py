@@ -18,6 +18,7 @@ from oneseek.config.sources import Resolved, resolve
 from oneseek.datasets.store import find
 from oneseek.errors import ConfigError, DatasetError
 from oneseek.files.layout import Home
+from oneseek.preflight.looking import ANEW, Looking
 from oneseek.registry.hub import is_hub_id
 from oneseek.server.bodies import answer, answers
 
@@ -31,7 +32,13 @@ MOST = 1_000
 _PATH = re.compile(r"[/\\]|^[~.]")
 
 
-def requested(body: Mapping[str, Any], environment: Mapping[str, str], home: Home, devices: Sequence[str]) -> Resolved:
+def requested(
+    body: Mapping[str, Any],
+    environment: Mapping[str, str],
+    home: Home,
+    devices: Sequence[str],
+    looking: Looking = ANEW,
+) -> Resolved:
     """The settings of a request's body, above those of the server's environment. No body names a place of this machine:
     datasets are those that are stored here or lie in the home's datasets/, by name or hash; base models go by key, name
     or hub id; where results are kept is not for requests to say. What is asked for otherwise is a problem like those of
@@ -49,31 +56,32 @@ def requested(body: Mapping[str, Any], environment: Mapping[str, str], home: Hom
     config, problems = resolved.config, list(resolved.problems)
     if body.get("device") not in (None, *devices):
         fix = f"Set device to one of {', '.join(devices)}, or leave it out."
-        problems.append(_problem("device", body["device"], f"device is {shown(body['device'])}.", fix))
+        wrong = f"device is {shown(body['device'])}."
+        problems.append(_problem("device", body["device"], wrong, fix, (("device", None),)))
     for field in (*DATASETS, *BASE_MODELS, DIRECTORY):
         section, _, name = field.partition(".")
         value = getattr(getattr(config, section), name)
         if value and resolved.origins[field].startswith(ORIGIN):
-            taken, found = _judged(field, value, home)
+            taken, found = _judged(field, value, home, looking)
             problems += found
             config = _with(config, section, name, taken)
     return msgspec.structs.replace(resolved, config=config, problems=tuple(problems))
 
 
-def _judged(field: str, value: Any, home: Home) -> tuple[Any, list[ConfigProblem]]:
+def _judged(field: str, value: Any, home: Home, looking: Looking) -> tuple[Any, list[ConfigProblem]]:
     """What is taken of a value from outside, and what is wrong with it."""
     if field in DATASETS:
-        return _dataset(field, value, home)
+        return _dataset(field, value, home, looking)
     if field in BASE_MODELS:
         return _base_models(field, value)
     problem = f"{field} is {shown(value)}, but results go where the server keeps them."
-    return None, [_problem(field, value, problem, f"Remove {field}.")]
+    return None, [_problem(field, value, problem, f"Remove {field}.", ((field, None),))]
 
 
-def _dataset(field: str, name: str, home: Home) -> tuple[str | None, list[ConfigProblem]]:
+def _dataset(field: str, name: str, home: Home, looking: Looking) -> tuple[str | None, list[ConfigProblem]]:
     try:
         # Never as a path: the working directory of the server is nobody's concern.
-        path = None if _PATH.search(name) else find(home, name)
+        path = None if _PATH.search(name) else find(home, name, looking.digest)
     except DatasetError as error:
         return None, [_problem(field, name, error.problem, error.fix)]
     if path is None:
@@ -93,8 +101,10 @@ def _base_models(field: str, value: str | tuple[str, ...]) -> tuple[Any, list[Co
     return tuple(name for name in names if name not in paths), problems
 
 
-def _problem(field: str, value: Any, problem: str, fix: str) -> ConfigProblem:
-    return ConfigProblem(kind="value", field=field, value=value, problem=problem, fix=fix)
+def _problem(
+    field: str, value: Any, problem: str, fix: str, changes: tuple[tuple[str, Any], ...] = ()
+) -> ConfigProblem:
+    return ConfigProblem(kind="value", field=field, value=value, problem=problem, fix=fix, changes=changes)
 
 
 def _with(config: TrainingConfig, section: str, name: str, value: Any) -> TrainingConfig:

@@ -8,21 +8,24 @@ from concurrent.futures import Executor
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from oneseek import runs as door
 from oneseek.events import wire
 from oneseek.files.layout import Home
 from oneseek.preflight.finding import PreflightError
-from oneseek.runs import Verdict, outside
+from oneseek.preflight.looking import Remembering
+from oneseek.runs import Device, Machine, Verdict, outside
 from oneseek.runs.queue import Accepted, Supervisor
 from oneseek.server import queue, settings
 from oneseek.server import runs as known_runs
 from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
+from oneseek.server.leaving import unless_left
 from oneseek.server.live import Live, Moment
 from oneseek.server.places import hiding
 from oneseek.server.runs import LISTED, WAITING, Runs, listed
+from oneseek.server.speech import speaking
 from oneseek.server.tasks import Task, Tasks, Tell
 
 Body = dict[str, Any]
@@ -38,6 +41,7 @@ def routes(
     """
     router = APIRouter()
     hide = hiding(home)
+    tell = speaking(hide)
     for others in (known_runs.routes(runs, home=home), queue.routes(runs), settings.routes()):
         router.include_router(others)
 
@@ -53,7 +57,7 @@ def routes(
         wanted = work.submit(settings.requested, asked, environment, home, runs.devices).result()
         device = asked.get("device")
         accepted = runs.submit(wanted, device if device in runs.devices else None)
-        return answer(hide(accepted.wire()), 202)
+        return answer(tell(accepted.wire()), 202)
 
     @router.post(
         "/api/validate",
@@ -62,30 +66,45 @@ def routes(
         | answers(Task, REHEARSAL, status=202, description="It is rehearsed")
         | refuses(429, *BODY),
     )
-    def validate(
+    async def validate(
+        request: Request,
         asked: Annotated[Body, received(Body)],
         partial: Annotated[bool, Query(description="for forms that are being filled: 200 whatever is found")] = False,
         rehearse: Annotated[bool, Query(description="also take each model through one step, as a task")] = False,
     ) -> Response:
         """Everything that would make these settings fail, and what they would take. Nothing is started."""
-        verdict = work.submit(judged, asked, environment, home, runs.devices).result()
+        verdict = await unless_left(request, work.submit(judged, asked, environment, home, runs.devices))
         if not (verdict.ok or partial):
             raise PreflightError(verdict.findings)
         if rehearse:
-            return answer(tasks.start("rehearsal", _about(asked), lambda tell: rehearsed(asked, tell)), 202)
-        return answer(hide(verdict.wire()))
+            started = await run_in_threadpool(
+                tasks.start, "rehearsal", _about(asked), lambda tell: rehearsed(asked, tell)
+            )
+            return answer(started, 202)
+        return answer(tell(verdict.wire()))
 
     def rehearsed(asked: Body, tell: Tell) -> Body:
         """The verdict with what a step of each model took; told to nobody how far it is, but it can be cancelled."""
         wanted = settings.requested(asked, environment, home, runs.devices)
         return door.validate(
-            wanted.config, home, problems=wanted.problems, rehearsed=True, watch=lambda key, stage: tell(None)
+            wanted.config,
+            home,
+            problems=wanted.problems,
+            trained_on=runs.devices,
+            rehearsed=True,
+            watch=lambda key, stage: tell(None),
         ).wire()
+
+    @router.get("/api/machine", responses=answers(Machine, MACHINE))
+    def machine() -> Response:
+        """What runs are trained on here, and how much of it is free just now. Estimates are judged by the machine's own
+        memory, also where the devices have theirs."""
+        return answer(door.machine(home, runs.devices))
 
     @router.get("/api/training/active", responses=answers(Runs, {"runs": [LISTED]}))
     def active() -> Response:
         """Runs that are being trained now, or wait for it."""
-        return answer(Runs([*map(listed, runs.active())]))
+        return answer(Runs([listed(run, hide) for run in runs.active()]))
 
     @router.get("/api/training/{run_id}/metrics", responses=answers(Body, METRICS) | refuses(404, 409))
     async def metrics(run_id: str) -> Response:
@@ -108,15 +127,24 @@ def routes(
         """What another program tells of a run that it trains, in camelCase or snake_case. The first report of an id
         that nobody has begins the run; it is shown like all others, and never certified."""
         _, begun = outside.report(home, run_id, outside.read(said))
-        return answer(listed(door.describe(runs.find(run_id))), 201 if begun else 200)
+        return answer(listed(door.describe(runs.find(run_id)), hide), 201 if begun else 200)
 
     return router
 
 
 def judged(body: Body, environment: Mapping[str, str], home: Home, devices: Sequence[str]) -> Verdict:
-    """What preflight says of a request's body."""
-    wanted = settings.requested(body, environment, home, devices)
-    return door.validate(wanted.config, home, problems=wanted.problems)
+    """What preflight says of a request's body. It may be asked at every key press of a form, so this process remembers
+    what it has seen."""
+    wanted = settings.requested(body, environment, home, devices, _SEEN)
+    return door.validate(wanted.config, home, problems=wanted.problems, trained_on=devices, looking=_SEEN)
+
+
+_SEEN = Remembering()
+
+
+def warmed(environment: Mapping[str, str], home: Home, devices: Sequence[str]) -> None:
+    """Let this process import what it needs to judge, and look at the base models, before anybody waits for it."""
+    judged({}, environment, home, devices)
 
 
 async def _viewed(view: Callable[..., wire.Body], moment: Moment) -> Response:
@@ -129,14 +157,22 @@ def _about(body: Body) -> dict[str, str]:
     return {"settings": hashlib.sha256(msgspec.json.encode(body, order="sorted")).hexdigest()[:16]}
 
 
+MACHINE = Machine(
+    devices=(Device(name="cpu", title="AMD EPYC 7763", memory_bytes=66 * 10**9, free_memory_bytes=58 * 10**9),),
+    memory_bytes=66 * 10**9,
+    free_memory_bytes=58 * 10**9,
+    disk_free_bytes=410 * 10**9,
+    cores=16,
+)
 SETTINGS = {"datasetId": "rows.jsonl", "baseModels": ["llama-2-7b", "mistral-7b"], "epochs": 3, "lora": {"r": 16}}
-_WARNING = {
+_WARNING: dict[str, Any] = {
     "rule": "enough-examples",
     "severity": "warning",
     "field": "data.dataset",
     "problem": "The dataset has 8 usable row(s); fewer than 10 rarely help.",
     "fix": "Add examples.",
     "model": None,
+    "changes": [],
 }
 ACCEPTED = {**msgspec.to_builtins(WAITING), "version": "1.0", "warnings": [_WARNING]}
 VERDICT = {
@@ -145,6 +181,7 @@ VERDICT = {
     "estimate": None,
     "rows": 8,
     "rows_looked_at": 8,
+    "machine": msgspec.to_builtins(MACHINE),
 }
 REHEARSAL = {
     "id": "task-0123456789abcdef",

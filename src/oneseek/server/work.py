@@ -44,75 +44,112 @@ class _Job:
 
 class Work(Executor):
     """Processes that do one thing after the other, started when they are needed. They have the server's environment:
-    what they check and verify depends on it.
+    what they check and verify depends on it. A thing goes to the first process that is free, so who asks for one after
+    the other has them done where the last was: what that process remembers is of use.
 
     Of one who asks (`ASKING`), `share` things are done at once, the next when one of them is done: however many there
-    are, others find a process that is free.
+    are, others find a process that is free. What was not begun can be cancelled.
 
-    One that is killed takes the others with it, and what they were at is lost: that is a Failed with a fix, and the
-    next thing is done by new ones. What needs more than `memory` bytes is a Failed too: some hundred bytes of Parquet
-    can stand for gigabytes of rows.
+    What a process was at that is killed is lost: that is a Failed with a fix, and the next thing is done by a new one.
+    What needs more than `memory` bytes is a Failed too: some hundred bytes of Parquet can stand for gigabytes of rows.
     """
 
     def __init__(self, processes: int = PROCESSES, share: int = SHARE, memory: int | None = None) -> None:
-        self._processes = processes
         self._memory = memory or max(LEAST_MEMORY, psutil.virtual_memory().total // 4)
         self._share = share
-        self._sharing = threading.Lock()
-        self._given = Counter[str]()  # to the processes, by who asked
-        self._waiting: defaultdict[str, deque[_Job]] = defaultdict(deque)
-        self._renewing = threading.Lock()
-        self._pool = self._new_pool()
+        self._changing = threading.Condition()
+        self._over = False
+        self._given = Counter[str]()  # what is to be done now, by who asked
+        self._waiting: defaultdict[str, deque[_Job]] = defaultdict(deque)  # until something else of theirs is done
+        self._next = deque[_Job]()  # until a process is free
+        self._free = set(range(processes))
+        self._pools: list[ProcessPoolExecutor | None] = [None] * processes
 
     def submit(self, fn: Callable[..., Answer], /, *args: Any, **kwargs: Any) -> Future[Answer]:
         """`fn` and everything with it must be picklable, and so must what it returns or raises."""
         job = _Job(ASKING.get(), partial(_carry_out, self._memory, fn, *args, **kwargs))
-        job.answer.set_running_or_notify_cancel()  # what another process may have begun can't be taken back
-        with self._sharing:
+        with self._changing:
+            if self._over:
+                raise RuntimeError("nothing is begun any more")
             if job.who and self._given[job.who] >= self._share:
                 self._waiting[job.who].append(job)
-                return job.answer
-            self._given[job.who] += 1
-        self._give(job)
+            else:
+                self._given[job.who] += 1
+                self._next.append(job)
+        self._begin_next()
         return job.answer
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes once they have done everything; with `cancel_futures` at once, in the middle of anything:
         then nobody waits for it any more."""
-        with self._sharing:
+        with self._changing:
+            self._over = True
             never_begun = [job for waiting in self._waiting.values() for job in waiting]
             self._waiting.clear()
-        for job in never_begun:
-            job.answer.set_exception(_lost())
-        with self._renewing:
             if cancel_futures:
-                for process in list((self._pool._processes or {}).values()):
+                never_begun += self._next
+                self._next.clear()
+        for job in never_begun:
+            if job.answer.set_running_or_notify_cancel():
+                job.answer.set_exception(_lost())
+        with self._changing:
+            while wait and not cancel_futures and (self._next or len(self._free) < len(self._pools)):
+                self._changing.wait()
+            pools = [pool for pool in self._pools if pool is not None]
+        for pool in pools:
+            if cancel_futures:
+                for process in list((pool._processes or {}).values()):
                     process.kill()
-            self._pool.shutdown(wait, cancel_futures=cancel_futures)
+            pool.shutdown(wait, cancel_futures=cancel_futures)
 
-    def _give(self, job: _Job) -> None:
-        with self._renewing:
-            try:
-                inner = self._pool.submit(job.function)
-            except BrokenProcessPool:
-                self._pool = self._new_pool()
-                inner = self._pool.submit(job.function)
-        inner.add_done_callback(lambda done: self._take_back(job, done))
+    def _begin_next(self) -> None:
+        """Give what is next to the processes that are free."""
+        while True:
+            with self._changing:
+                if not self._next or not self._free:
+                    return
+                job = self._next.popleft()
+                if not job.answer.set_running_or_notify_cancel():  # nobody waits for it any more
+                    self._leave(job)
+                    continue
+                place = min(self._free)
+                self._free.remove(place)
+                inner = self._given_to(place, job)
+            inner.add_done_callback(partial(self._done, place, job))
 
-    def _take_back(self, job: _Job, done: Future[Any]) -> None:
+    def _given_to(self, place: int, job: _Job) -> Future[Any]:
+        pool = self._pools[place] or self._new_pool(place)
+        try:
+            return pool.submit(job.function)
+        except BrokenProcessPool:
+            return self._new_pool(place).submit(job.function)
+
+    def _done(self, place: int, job: _Job, done: Future[Any]) -> None:
         _pass_on(done, job.answer)
-        with self._sharing:
-            if not self._waiting[job.who]:
-                del self._waiting[job.who]
-                self._given[job.who] -= 1
-                return
-            following = self._waiting[job.who].popleft()
-        # In another thread: this is one of the pool, which may hold the lock that is needed to submit.
-        threading.Thread(target=self._give, args=(following,), name="work", daemon=True).start()
+        with self._changing:
+            self._free.add(place)
+            self._leave(job)
+            self._changing.notify_all()
+            more = bool(self._next)
+        if more:
+            # In another thread: this is one of the pool, which may hold the lock that is needed to submit.
+            threading.Thread(target=self._begin_next, name="work", daemon=True).start()
 
-    def _new_pool(self) -> ProcessPoolExecutor:
+    def _leave(self, job: _Job) -> None:
+        """Make room for what else the same one asks for."""
+        if waiting := self._waiting.get(job.who):
+            self._next.append(waiting.popleft())
+            if not waiting:
+                del self._waiting[job.who]
+            return
+        self._given[job.who] -= 1
+        if not self._given[job.who]:
+            del self._given[job.who]
+
+    def _new_pool(self, place: int) -> ProcessPoolExecutor:
         spawning = multiprocessing.get_context("spawn")  # a fork would copy locks that threads here hold just now
-        return ProcessPoolExecutor(self._processes, spawning, _begin, (self._memory,))
+        pool = self._pools[place] = ProcessPoolExecutor(1, spawning, _begin, (self._memory,))
+        return pool
 
 
 def _pass_on(done: Future[Answer], answer: Future[Answer]) -> None:

@@ -60,11 +60,14 @@ def dataset_rows_are_good(config: TrainingConfig, facts: Facts) -> Iterator[Find
         fix = f"Correct or remove {those}, or set data.bad_rows to 'quarantine' to train without {those}."
         if severity == "warning":
             fix = f"The run keeps {those} in its quarantine.jsonl and trains without {those}."
+        changes = (Change("data.bad_rows", "quarantine"),) if severity == "error" else ()
         yield Finding(
             severity=severity,
             field=field,
             problem="\n".join([f"{count} of {dataset.path} cannot be used:", *_listed(dataset)]),
             fix=fix,
+            changes=changes,
+            meant=True,
         )
 
 
@@ -205,6 +208,8 @@ def validation_dataset_fits(config: TrainingConfig, facts: Facts) -> Iterator[Fi
             field=VALIDATION_FIELD,
             problem=f"The validation dataset {none}.",
             fix="Give rows that are not trained on, or remove data.validation_dataset.",
+            changes=(Change(VALIDATION_FIELD, None),),
+            meant=True,
         )
     elif shared:
         yield Finding(

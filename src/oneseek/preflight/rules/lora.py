@@ -62,8 +62,10 @@ def lora_targets_take_effect(config: TrainingConfig, facts: Facts) -> Iterator[F
                         severity="warning",
                         field=_field(config, model),
                         problem=f"{model.display_name}: an adapter on {target} may do nothing: {model.left_out[name]}.",
-                        fix=f"Leave {target} out, or set lora.target_modules to 'auto'.",
+                        fix=f"Leave {target} out, or set {_change_field(config, facts, model)} to 'auto'.",
                         model=model.key,
+                        changes=_to_auto(config, facts, model),
+                        meant=True,
                     )
 
 
@@ -78,8 +80,11 @@ def lora_targets_reach_every_layer(config: TrainingConfig, facts: Facts) -> Iter
                 field=_field(config, model),
                 problem=f"{model.display_name}: {'; '.join(_reach(module) for module in partial)}. "
                 f"{_share(found)} are trained.",
-                fix="Set lora.target_modules to 'auto' to train every kind of layer, if that is not what is meant.",
+                fix=f"Set {_change_field(config, facts, model)} to 'auto' to train every kind of layer, if that is not "
+                "what is meant.",
                 model=model.key,
+                changes=_to_auto(config, facts, model),
+                meant=True,
             )
 
 
@@ -146,6 +151,8 @@ def _change_field(config: TrainingConfig, facts: Facts, model: ModelInfo) -> str
     """The setting of all where no model that reads it can use it; else that of this model, which spares the others."""
     if _has_own(config, model) or len(facts.models) < len(config.model.selection):
         return _own_field(model)
+    if len(facts.models) == 1:
+        return SHARED
     readers = [each for each in facts.models if not _has_own(config, each)]
     return SHARED if all(_is_refused(each, config.lora.target_modules) for each in readers) else _own_field(model)
 

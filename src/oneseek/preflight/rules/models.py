@@ -9,10 +9,12 @@ import msgspec
 from oneseek import estimate
 from oneseek.config.schema import TrainingConfig
 from oneseek.datasets.formats import STRATEGY_OF, Strategy
+from oneseek.events import MemoryNeed
 from oneseek.names import size
 from oneseek.preflight.facts import Facts
-from oneseek.preflight.finding import Finding, rule
+from oneseek.preflight.finding import Change, Finding, rule
 from oneseek.preflight.rules.selection import FIELD
+from oneseek.registry.capabilities import ModelInfo
 
 
 @rule
@@ -55,6 +57,7 @@ def chat_needs_a_template(config: TrainingConfig, facts: Facts) -> Iterator[Find
     """`chat` renders messages through the model's own template; a model without one cannot do it."""
     if strategy_of(config, facts) != "chat":
         return
+    rows = None if facts.dataset is None else STRATEGY_OF[facts.dataset.format]  # which no setting alone can change
     for model in facts.models:
         unknown = any(trouble.kind in ("broken-tokenizer", "unreadable") for trouble in model.problems)
         if model.chat_template is None and not unknown:
@@ -64,6 +67,7 @@ def chat_needs_a_template(config: TrainingConfig, facts: Facts) -> Iterator[Find
                 problem=f"{model.display_name} has no chat template.",
                 fix="Set data.strategy to 'standard' with a dataset of text, or select a model with a template.",
                 model=model.key,
+                changes=() if rows == "chat" else (Change("data.strategy", "standard"),),
             )
 
 
@@ -112,7 +116,8 @@ def enough_memory(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     setting = config.execution.gradient_checkpointing
     ways = {"auto": (False, True), "always": (True,), "never": (False,)}[setting]
     for model in facts.models:
-        row = estimate.memory_need(model, config, facts.longest_row(model.key)).longest_row
+        need = estimate.memory_need(model, config, facts.longest_row(model.key))
+        row = need.longest_row
         least, most = (
             min(
                 (estimate.memory_of(model, config, tokens, checkpointing=again) for again in ways),
@@ -122,9 +127,13 @@ def enough_memory(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
         )
         if most.total > free:
             refused = least.total > free
-            less = "Select a smaller base model" if refused else "Lower data.max_length"
+            less, changes = "Select a smaller base model", tuple[Change, ...]()
             if setting == "never":
                 less = "Set execution.gradient_checkpointing to 'auto'"
+                changes = (Change("execution.gradient_checkpointing", "auto"),)
+            elif not refused:
+                fitting = _fitting(need, free, config, model)
+                less, changes = f"Set data.max_length to {fitting}", (Change("data.max_length", fitting),)
             needed = least if refused else most
             yield Finding(
                 severity="error" if refused else "warning",
@@ -133,7 +142,16 @@ def enough_memory(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
                 f"({_parts(needed)}), and {gib(free)} are free.",
                 fix=f"{less}, or close other programs.",
                 model=model.key,
+                changes=changes,
+                meant=True,
             )
+
+
+def _fitting(need: MemoryNeed, free: int, config: TrainingConfig, model: ModelInfo) -> int:
+    """The longest row, in tokens, that fits into so much free memory where activations may be computed twice."""
+    per_token = min(need.per_token, need.per_token_checkpointed)
+    answers = 2 if config.training_for(model.key).method == "dpo" else 1  # a pair is computed at once
+    return (free - need.fixed) // per_token // answers
 
 
 @rule
@@ -148,6 +166,8 @@ def quantization_has_its_packages(config: TrainingConfig, facts: Facts) -> Itera
             problem=f"Loading base models in {config.model.quantization} needs {' and '.join(facts.missing_packages)}, "
             f"which {are} not installed.",
             fix="Run pip install 'oneseek[quantization]', or remove model.quantization.",
+            changes=(Change("model.quantization", None),),
+            meant=True,
         )
 
 

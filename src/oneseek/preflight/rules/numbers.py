@@ -38,6 +38,8 @@ def numbers_in_recommended_range(config: TrainingConfig, facts: Facts) -> Iterat
                 problem=f"{field} is {number_text(value)}, outside the recommended {setting.recommended_range}.",
                 fix=f"Set {field} between {number_text(low)} and {number_text(high)}, unless you mean it.",
                 model=path[1] if path[0] == "per_model" else None,
+                changes=(Change(field, setting.recommended_near(value)),),
+                meant=True,
             )
 
 
@@ -51,13 +53,16 @@ def alpha_suits_the_rank(config: TrainingConfig, facts: Facts) -> Iterator[Findi
         path = "lora" if key is None else f"per_model.{key}.lora"
         scale = lora.alpha / (lora.r**0.5 if lora.use_rslora else lora.r)
         if not LEAST_SCALE <= scale <= MOST_SCALE:
+            usual = round(2 * lora.alpha / scale, 3)
             yield Finding(
                 severity="warning",
                 field=f"{path}.alpha",
                 problem=f"{path}.alpha is {number_text(lora.alpha)} at {path}.r {lora.r}: the adapter's update is "
                 f"scaled by {scale:.3g}, typically by 2.",
-                fix=f"Set {path}.alpha to {number_text(round(2 * lora.alpha / scale, 3))}, unless you mean it.",
+                fix=f"Set {path}.alpha to {number_text(usual)}, unless you mean it.",
                 model=key,
+                changes=(Change(f"{path}.alpha", usual),),
+                meant=True,
             )
 
 
@@ -110,6 +115,8 @@ def dpo_settings_are_read(config: TrainingConfig, facts: Facts) -> Iterator[Find
                 problem=f"dpo.{name} is {shown(value)}, but training.method is '{config.training.method}', which does "
                 "not read it.",
                 fix=f"Set training.method to 'dpo', or remove dpo.{name}.",
+                changes=(Change(f"dpo.{name}", None),),
+                meant=True,
             )
 
 
@@ -117,7 +124,13 @@ def dpo_settings_are_read(config: TrainingConfig, facts: Facts) -> Iterator[Find
 def not_in_this_release(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """Settings whose meaning is decided and whose work is not done yet are refused, never ignored."""
     if config.execution.executor == "ray":
-        yield _absent("execution.executor", "Training on a Ray cluster", "Set execution.executor to 'local'.")
+        yield Finding(
+            severity="error",
+            field="execution.executor",
+            problem="Training on a Ray cluster is not in this release.",
+            fix="Set execution.executor to 'local'.",
+            changes=(Change("execution.executor", "local"),),
+        )
 
 
 def settings_findings(problems: Iterable[ConfigProblem]) -> tuple[Finding, ...]:
@@ -133,7 +146,3 @@ def settings_findings(problems: Iterable[ConfigProblem]) -> tuple[Finding, ...]:
         )
         for problem in problems
     )
-
-
-def _absent(field: str, what: str, fix: str) -> Finding:
-    return Finding(severity="error", field=field, problem=f"{what} is not in this release.", fix=fix)

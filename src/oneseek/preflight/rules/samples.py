@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from oneseek.config.parse import shown
 from oneseek.config.schema import TrainingConfig
 from oneseek.preflight.facts import Facts
-from oneseek.preflight.finding import Finding, rule
+from oneseek.preflight.finding import Change, Finding, rule
 
 FIELD = "training.sample_prompts"
 
@@ -15,13 +15,16 @@ FIELD = "training.sample_prompts"
 @rule
 def sample_prompts_say_something(config: TrainingConfig, facts: Facts) -> Iterator[Finding]:
     """There is nothing to answer in an empty prompt."""
-    for number, prompt in enumerate(config.training.sample_prompts, 1):
+    prompts = config.training.sample_prompts
+    others = tuple(prompt for prompt in prompts if prompt.strip())
+    for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             yield Finding(
                 severity="error",
                 field=FIELD,
                 problem=f"Sample prompt {number} is empty.",
                 fix=f"Write what to ask, or remove it from {FIELD}.",
+                changes=(Change(FIELD, others or None),),
             )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from oneseek.config.schema import TrainingConfig
 from oneseek.names import nearest_name, nothing_selected
 from oneseek.preflight.facts import Facts
-from oneseek.preflight.finding import Finding, rule
+from oneseek.preflight.finding import Change, Finding, rule
 
 FIELD = "model.base_models"
 
@@ -39,7 +39,14 @@ def selection_matches(config: TrainingConfig, facts: Facts) -> Iterator[Finding]
                 problem=f"{' and '.join(same)} mean the same base model, {key}.",
                 fix="Name each base model once.",
                 model=key,
+                changes=(Change(FIELD, _each_once(facts)),),
             )
+
+
+def _each_once(facts: Facts) -> tuple[str, ...]:
+    """The names of the selection without those that mean the same as an earlier one."""
+    first = {wanted.key or wanted.name: wanted.name for wanted in reversed(facts.wanted)}
+    return tuple(dict.fromkeys(first[wanted.key or wanted.name] for wanted in facts.wanted))
 
 
 @rule

@@ -61,6 +61,7 @@ def rows_leave_something_to_learn(config: TrainingConfig, facts: Facts) -> Itera
             f"learn in {lost} ({_lines(tokens.unlearnable)}){f', among them all rows {side}' if side else ''}.",
             fix=_give_room(config, model, tokens.longest),
             model=model.key,
+            changes=_room(config, model, tokens.longest),
         )
 
 
@@ -95,6 +96,8 @@ def rows_fit_max_length(config: TrainingConfig, facts: Facts) -> Iterator[Findin
                 f"{_limit(config, model):,} tokens; the longest has {tokens.longest:,}.",
                 fix=_give_room(config, model, tokens.longest),
                 model=model.key,
+                changes=_room(config, model, tokens.longest),
+                meant=True,
             )
 
 
@@ -136,6 +139,10 @@ def answers_can_be_compared(config: TrainingConfig, facts: Facts) -> Iterator[Fi
                 if tokens.truncated
                 else "Set training.rank_by to 'val_loss', or select models that write the answers as they are.",
                 model=model.key,
+                changes=_room(config, model, tokens.longest)
+                if tokens.truncated
+                else (Change("training.rank_by", "val_loss"),),
+                meant=True,
             )
 
 
@@ -194,10 +201,18 @@ def _limit(config: TrainingConfig, model: ModelInfo) -> int:
 
 
 def _give_room(config: TrainingConfig, model: ModelInfo, longest: int) -> str:
+    room = _room(config, model, longest)
+    if not room:
+        return f"Shorten the rows, or select a base model with a context of more than {model.context_length:,} tokens."
+    return f"Set data.max_length to {room[0].value} or shorten the rows."
+
+
+def _room(config: TrainingConfig, model: ModelInfo, longest: int) -> tuple[Change, ...]:
+    """The change by which the longest row fits; none where the model's context is in its way."""
     most = model.context_length
     if most is not None and config.data.max_length >= most:
-        return f"Shorten the rows, or select a base model with a context of more than {most:,} tokens."
-    return f"Set data.max_length to {min(longest, most or longest)} or shorten the rows."
+        return ()
+    return (Change("data.max_length", min(longest, most or longest)),)
 
 
 def _some(lines: Sequence[int]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from oneseek.server.pages.words import translated
 
 DIRECTORY = Path(__file__).parent / "assets"
 
@@ -16,16 +17,15 @@ _BASE = "oneseek.css"
 _STYLES = {
     "oneseek.css": (),
     "door.css": ("passphrase.css", "door.css"),
-    "access.css": ("passphrase.css", "access.css"),
+    "access.css": ("passphrase.css", "lists.css", "access.css"),
     "train.css": ("train.css", "dataset.css"),
-    "datasets.css": ("dataset.css", "datasets.css"),
-    "run.css": ("charts.css", "run.css", "result.css"),
-    "runs.css": ("charts.css", "runs.css"),
+    "models.css": ("lists.css", "models.css"),
+    "datasets.css": ("lists.css", "dataset.css", "datasets.css"),
+    "run.css": ("charts.css", "proof.css", "run.css", "result.css"),
+    "runs.css": ("charts.css", "proof.css", "lists.css", "runs.css"),
+    "ledger.css": ("proof.css", "lists.css", "ledger.css"),
 }
 """The style of a page is sent as one, which saves requests: the base, its own, and what it shares with others."""
-
-
-_IMPORTED = re.compile(r'"\./([\w-]+\.js)"')
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,14 @@ class Asset:
 
 
 class Assets:
-    """Every file by its name. `version` changes when any of them does, so browsers may keep each for ever: modules
-    import each other by relative addresses, below the same version."""
+    """Every file by its name, with modules that speak a language. `version` changes when any of them does, so browsers
+    may keep each for ever: modules import each other by relative addresses, below the same version."""
 
-    def __init__(self, directory: Path = DIRECTORY) -> None:
+    def __init__(self, directory: Path = DIRECTORY, language: str = "en") -> None:
         files = {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.suffix in _TYPES}
+        for name in files:
+            if name.endswith(".js"):
+                files[name] = translated(files[name].decode(), language).encode()
         digest = hashlib.sha256()
         for name, content in files.items():
             digest.update(f"{name} {len(content)}\n".encode() + content)
@@ -52,19 +55,6 @@ class Assets:
     def find(self, version: str, name: str) -> Asset | None:
         """A file of this version; None where there is none, or the version is another one."""
         return self._assets.get(name) if version == self.version else None
-
-    def text(self, name: str) -> str:
-        """What a file says."""
-        return self._assets[name].content.decode()
-
-    def modules(self, name: str) -> frozenset[str]:
-        """The names of a module and of all that it may import, at once or when they are needed."""
-        found, waiting = set[str](), [name]
-        while waiting:
-            if (module := waiting.pop()) not in found:
-                found.add(module)
-                waiting += _IMPORTED.findall(self.text(module))
-        return frozenset(found)
 
 
 def compressed(content: bytes) -> bytes:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Final
 
 from oneseek.config import reference
+from oneseek.server.pages.help import HELP
 
 _NAMES: Final[Mapping[str, str]] = {
     "model.base_models": "Base models",
@@ -35,7 +36,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "adaptive_weights.adjust_strategy.adjust_every_epoch": "Adjust after every epoch",
     "confidence_auto_stop.enabled": "Auto-stop",
     "confidence_auto_stop.threshold": "Smallest change",
-    "confidence_auto_stop.patience": "Plateau epochs",
+    "confidence_auto_stop.patience": "Flat epochs",
     "confidence_auto_stop.min_epochs": "Fewest epochs",
     "live_leaderboard.enabled": "Leaderboard in the terminal",
     "live_leaderboard.refresh_interval": "Seconds between events",
@@ -47,6 +48,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "metadata.temp_suffix": "Temporary suffix",
     "output.directory": "Results directory",
     "output.version": "Version of the results",
+    "execution.executor": "Processes",
     "execution.threads": "CPU threads",
     "execution.worker_timeout": "Seconds without a sign of life",
     "execution.max_tries": "Tries of an epoch",
@@ -142,7 +144,7 @@ def setting(field: str) -> Shown:
     return Shown(
         field=field,
         label=_NAMES.get(field, field.rpartition(".")[2].replace("_", " ").capitalize()),
-        help=" ".join(known.text.split()),
+        help=HELP.get(field) or " ".join(known.text.split()),
         kind=known.kind,
         default=known.default,
         choices=known.choices,

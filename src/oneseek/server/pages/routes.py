@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
 
@@ -15,7 +14,7 @@ from oneseek.server.access import is_for_people
 from oneseek.server.errors import Refusal, response
 from oneseek.server.pages.assets import Asset, Assets, compressed
 from oneseek.server.pages.form import figure, others, setting
-from oneseek.server.pages.words import LANGUAGES, needed, preferred, translator
+from oneseek.server.pages.words import LANGUAGES, preferred, remembered, translator
 from oneseek.server.places import Hide, as_it_is
 
 PAGES: Mapping[str, str] = {
@@ -37,6 +36,7 @@ _MODULES = {"login": "door.js", "setup": "door.js", "missing": "ui.js"}
 """The module of a page where it is not called as the page."""
 
 THEMES = ("light", "dark")
+_VARIES = "Accept-Encoding, Accept-Language, Cookie"
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -44,7 +44,7 @@ def install(app: FastAPI, hide: Hide = as_it_is) -> None:
     """Every page, the files that they are made of, and what people see where there is nothing. Programs are answered
     there as everywhere, behind the application's other routes and errors."""
     router = APIRouter(include_in_schema=False)
-    assets = Assets()
+    assets = {language: Assets(language=language) for language in LANGUAGES}
     templates = Environment(
         loader=PackageLoader("oneseek.server.pages"),
         autoescape=True,
@@ -55,10 +55,9 @@ def install(app: FastAPI, hide: Hide = as_it_is) -> None:
 
     @cache
     def rendered(name: str, language: str, theme: str) -> Asset:
-        module = _MODULES.get(name, f"{name}.js")
         content = templates.get_template(f"{name}.html").render(
             _=translator(language),
-            assets=f"/assets/{assets.version}",
+            assets=f"/assets/{assets[language].version}",
             figure=figure,
             icon=_icon,
             language=language,
@@ -68,16 +67,16 @@ def install(app: FastAPI, hide: Hide = as_it_is) -> None:
             setting=setting,
             theme=theme,
             version=__version__,
-            module=module,
-            words=_words(language, assets, module),
+            module=_MODULES.get(name, f"{name}.js"),
         )
         page = content.encode()
         return Asset(page, compressed(page), "text/html; charset=utf-8")
 
     def shown(request: Request, name: str, status: int = 200) -> Response:
-        language = preferred(request.cookies.get("language"), request.headers.get("Accept-Language", ""))
-        theme = request.cookies.get("theme", "")
-        return _sent(request, rendered(name, language, theme if theme in THEMES else ""), {}, status)
+        cookies = request.headers.get("Cookie", "")
+        language = preferred(remembered("language", cookies), request.headers.get("Accept-Language", ""))
+        theme = remembered("theme", cookies)
+        return _sent(request, rendered(name, language, theme if theme in THEMES else ""), {"Vary": _VARIES}, status)
 
     def page(request: Request) -> Response:
         return shown(request, PAGES[request.scope["route"].path])
@@ -96,10 +95,10 @@ def install(app: FastAPI, hide: Hide = as_it_is) -> None:
 
     @router.get("/assets/{version}/{name}")
     def asset(request: Request, version: str, name: str) -> Response:
-        found = assets.find(version, name)
+        found = next(filter(None, (each.find(version, name) for each in assets.values())), None)
         if found is None:
             raise Refusal(404, "There is no such file.", "Load the page again: it names the files that there are.")
-        return _sent(request, found, {"Cache-Control": FOR_EVER})
+        return _sent(request, found, {"Cache-Control": FOR_EVER, "Vary": "Accept-Encoding"})
 
     app.include_router(router)
     app.add_exception_handler(404, missing)
@@ -107,7 +106,6 @@ def install(app: FastAPI, hide: Hide = as_it_is) -> None:
 
 def _sent(request: Request, asset: Asset, headers: dict[str, str], status: int = 200) -> Response:
     """Nothing that is sent so holds a secret, so its compressed length tells nothing."""
-    headers = headers | {"Vary": "Accept-Encoding, Accept-Language, Cookie"}
     if "gzip" in request.headers.get("Accept-Encoding", ""):
         return Response(asset.compressed, status, headers | {"Content-Encoding": "gzip"}, asset.media_type)
     return Response(asset.content, status, headers, asset.media_type)
@@ -117,9 +115,3 @@ def _icon(name: str, tone: str = "") -> Markup:
     """An icon of icons.svg, for the eye only."""
     drawn = Markup('<svg class="{}" aria-hidden="true"><use href="#i-{}"/></svg>')
     return drawn.format(f"i {tone}".strip(), name)
-
-
-def _words(language: str, assets: Assets, module: str) -> str:
-    """What a page's modules say, in its language, for a block of data in it: `<` could end the block."""
-    told = needed(language, map(assets.text, assets.modules(module)))
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c") if told else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,8 @@ _IN_A_MODULE = re.compile(
     r"""\b_n?\(\s*(?:[^"'`(),]+(?:\([^()]*\))?[^"'`(),]*,\s*)?((?:"(?:[^"\\]|\\.)*"(?:,\s*)?)+)"""
 )
 _LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
-_PREFERRED = re.compile(r"\s*([a-zA-Z]+)(?:-[\w-]+)?\s*(?:;\s*q=([0-9.]+))?\s*")
+_PREFERRED = re.compile(r"([a-z]+)(?:-[\w-]+)?(?:;q=([0-9.]+))?")
+_LONGEST = 500  # characters of Accept-Language that are read
 
 
 @cache
@@ -48,11 +49,19 @@ def said_in(module: str) -> frozenset[str]:
     return frozenset(texts)
 
 
-def needed(language: str, modules: Iterable[str]) -> dict[str, str]:
-    """The part of a catalogue that modules need."""
+def translated(module: str, language: str) -> str:
+    """A module that says its texts in a language: nothing has to be sent besides, and nothing looked up."""
     words = catalogue(language)
-    texts = frozenset[str]().union(*map(said_in, modules))
-    return {text: words[text] for text in sorted(texts) if text in words}
+
+    def each(literal: re.Match[str]) -> str:
+        text = json.loads(literal[0])
+        return json.dumps(words[text], ensure_ascii=False) if text in words else literal[0]
+
+    def call(found: re.Match[str]) -> str:
+        begin = found.start(1) - found.start()
+        return found[0][:begin] + _LITERAL.sub(each, found[1])
+
+    return _IN_A_MODULE.sub(call, module)
 
 
 def preferred(chosen: str | None, accepted: str) -> str:
@@ -63,12 +72,22 @@ def preferred(chosen: str | None, accepted: str) -> str:
     if chosen in LANGUAGES:
         return str(chosen)
     asked: list[tuple[float, int, str]] = []
-    for place, part in enumerate(accepted.split(",")[:20]):
+    for place, part in enumerate("".join(accepted[:_LONGEST].lower().split()).split(",")):
         found = _PREFERRED.fullmatch(part)
         quality = _quality(found[2]) if found else 0.0
-        if found and quality > 0 and found[1].lower() in LANGUAGES:
-            asked.append((-quality, place, found[1].lower()))
+        if found and quality > 0 and found[1] in LANGUAGES:
+            asked.append((-quality, place, found[1]))
     return min(asked)[2] if asked else "en"
+
+
+def remembered(name: str, cookies: str) -> str:
+    """The word that a page keeps in a cookie, "" where there is none. Strangers may send the header too: nothing that
+    stands in it takes long to read, or hides the word.
+
+    cookies: of the header Cookie.
+    """
+    found = re.search(rf"(?:^|; ?){name}=([a-z]+)(?:;|$)", cookies)
+    return found[1] if found else ""
 
 
 def _quality(written: str | None) -> float:

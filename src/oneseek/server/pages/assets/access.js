@@ -6,6 +6,7 @@ import {
   ask,
   badge,
   confirmed,
+  copier,
   failure,
   fully,
   get,
@@ -13,6 +14,7 @@ import {
   icon,
   moment,
   NONE,
+  passing,
   post,
   put,
   tell,
@@ -34,7 +36,7 @@ const SCOPES = () => ({ read: _("Viewer"), run: _("Operator"), admin: _("Adminis
 
 async function listTokens() {
   const place = $("#tokens-list");
-  const tokens = (await listed(place, "/api/tokens"))?.tokens;
+  const tokens = (await listed(place, listTokens, "/api/tokens"))?.tokens;
   if (!tokens) return;
   if (!tokens.length)
     return put(place, h("p", { class: "muted" }, _("No tokens. Nothing but a signed-in browser gets in.")));
@@ -65,7 +67,7 @@ function tokenRow(token) {
 function until(expires) {
   if (!expires) return _("Until it is revoked");
   const left = new Date(expires) - Date.now();
-  if (left <= 0) return badge("bad", "err", _("Over since {time}", { time: moment(expires) }));
+  if (left <= 0) return badge("bad", "err", _("Expired {time}", { time: moment(expires) }));
   return left < SOON ? badge("warn", "hour", moment(expires)) : at(expires);
 }
 
@@ -114,6 +116,7 @@ function makingTokens() {
       listTokens();
     } catch (error) {
       put($("#token-problem"), failure(error));
+      if (passing(error)) listTokens(); // it may have been made all the same: whoever sees it there can revoke it
     }
     busy = false;
   });
@@ -159,23 +162,13 @@ function show(token) {
   );
 }
 
-const command = (text, label) =>
-  h(
-    "div",
-    { class: "cmd" },
-    h("code", {}, text),
-    h(
-      "button",
-      { class: "btn quiet icon small", type: "button", "data-copy": text, "aria-label": label },
-      icon("copy"),
-    ),
-  );
+const command = (text, label) => h("div", { class: "cmd" }, h("code", {}, text), copier(text, label));
 
 // -- sessions -------------------------------------------------------------------------------------------------------
 
 async function listSessions() {
   const place = $("#sessions-list");
-  const told = await listed(place, "/api/sessions", "/api/session");
+  const told = await listed(place, listSessions, "/api/sessions", "/api/session");
   if (!told) return;
   const { sessions, id: mine } = told;
   const others = sessions.filter((session) => session.id !== mine);
@@ -212,7 +205,7 @@ function sessionRow(session, mine) {
           {
             class: "btn danger small",
             type: "button",
-            "aria-label": _("End the session of {name}", { name }),
+            "aria-label": _("End the session of {name}, since {time}", { name, time: moment(session.created_at) }),
             onclick: () => end(session),
           },
           _("End"),
@@ -315,12 +308,12 @@ function changingPassphrase() {
 // -- lists ----------------------------------------------------------------------------------------------------------
 
 /** What the API tells at some paths, as one; null where it does not, which is said where the list would be. */
-async function listed(place, ...paths) {
+async function listed(place, again, ...paths) {
   try {
     const told = await Promise.all(paths.map((path) => get(path)));
     return Object.assign({}, ...told);
   } catch (error) {
-    put(place, failure(error));
+    put(place, failure(error, again));
     return null;
   } finally {
     place.removeAttribute("aria-busy");
@@ -346,7 +339,7 @@ function table(label, columns, rows) {
   const last = columns.length - 1;
   return h(
     "table",
-    { class: "table stacks", role: "table", "aria-label": label },
+    { class: "table stacks cards", role: "table", "aria-label": label },
     h(
       "thead",
       { role: "rowgroup" },
@@ -368,7 +361,15 @@ function table(label, columns, rows) {
           "tr",
           { role: "row" },
           cells.map((cell, place) =>
-            h("td", { role: "cell", class: place === last && "num", "data-label": columns[place] || null }, cell),
+            h(
+              "td",
+              {
+                role: place ? "cell" : "rowheader",
+                class: place === last && "num",
+                "data-label": columns[place] || null,
+              },
+              cell,
+            ),
           ),
         ),
       ),

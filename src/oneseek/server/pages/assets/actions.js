@@ -1,6 +1,7 @@
 // What can be done with a run: stop it, resume it, move it in the queue, read what its process said.
 import { trained } from "./course.js";
 import { brokenOff } from "./log.js";
+import { HALTED } from "./standing.js";
 import {
   $,
   _,
@@ -21,32 +22,26 @@ import {
   toast,
 } from "./ui.js";
 
-const ENDED = ["stopped", "interrupted", "failed"];
-const GOING = ["preparing", "training", "stopping"];
+const STOPPABLE = ["preparing", "training", "stopping"];
 let drawn = "";
+let between = false; // the button that had the focus is gone, and the next is not there yet
 
 /** Draw the buttons that fit the run's status. changed(): called when the server was told something. */
 export function draw(course, changed) {
-  const wanted = course.outside
-    ? ""
-    : GOING.includes(course.status)
-      ? "stop"
-      : ENDED.includes(course.status)
-        ? "resume"
-        : "";
+  const wanted = course.outside ? "" : fitting(course.status);
   if (wanted === drawn) return;
-  const focused = $("#run-actions").contains(document.activeElement);
+  const box = $("#run-actions");
+  const focused = box.contains(document.activeElement) || (between && document.activeElement === document.body);
   drawn = wanted;
-  put(
-    $("#run-actions"),
-    wanted === "stop" && stopButton(course, changed),
-    wanted === "resume" && resumeButton(course, changed),
-  );
-  if (focused) $("#run-actions button")?.focus();
+  put(box, wanted === "stop" && stopButton(course, changed), wanted === "resume" && resumeButton(course, changed));
+  if (focused) box.firstElementChild?.focus();
+  between = focused && !box.firstElementChild;
 }
 
+const fitting = (status) => (STOPPABLE.includes(status) ? "stop" : HALTED.includes(status) ? "resume" : "");
+
 /** A button that lets a run go on from its last whole epoch. */
-export function resumeButton(course, changed) {
+function resumeButton(course, changed) {
   const button = h("button", { class: "btn primary", type: "button" }, icon("play"), _("Resume"));
   button.addEventListener("click", () =>
     once(button, () => post(`/api/runs/${encodeURIComponent(course.id)}/resume`), changed),
@@ -60,8 +55,8 @@ function stopButton(course, changed) {
     const when = await confirmed(question(course));
     button.focus();
     if (!when) return;
-    await once(button, () => post(`/api/runs/${encodeURIComponent(course.id)}/stop`, { when }), changed);
-    if (when === "after-epoch") toast(_("It stops after this epoch"));
+    const asked = () => post(`/api/runs/${encodeURIComponent(course.id)}/stop`, { when });
+    if ((await once(button, asked, changed)) && when === "after-epoch") toast(_("It stops after this epoch"));
   });
   return button;
 }
@@ -109,14 +104,16 @@ function question(course) {
   };
 }
 
-/** Ask the server; meanwhile, the button can't be pressed again. */
+/** Ask the server; meanwhile, the button can't be pressed again. Answers whether it did what was asked. */
 async function once(button, asked, changed) {
   button.setAttribute("aria-disabled", "true");
   try {
     await asked();
     await changed();
+    return true;
   } catch (error) {
     failed(error);
+    return false;
   } finally {
     button.removeAttribute("aria-disabled");
   }
@@ -242,7 +239,7 @@ function causeOf(course, problem) {
     case "damaged":
       return {
         tone: "bad",
-        title: told || _("It can't be read."),
+        title: told || _("It can’t be read."),
         english: told,
         then: _("Restore it from a backup."),
       };
@@ -285,7 +282,7 @@ function notice(course, { tone, title, english, fix, then, log }) {
 }
 
 /** What the run's process said last, in a dialog. */
-export async function showLog(course) {
+async function showLog(course) {
   const text = h("pre", { class: "said", tabindex: "0", role: "region", "aria-labelledby": "log-title" });
   const dialog = h(
     "dialog",

@@ -1,6 +1,7 @@
 // Running a run again: its settings become the draft of the Train page, where they are checked and can be changed.
 import { _, confirmed, get } from "./ui.js";
 import { replace, settings } from "./form.js";
+import { flat } from "./standing.js";
 
 const NOT_ASKED_AGAIN = [
   "data.dataset", // its name may be another one now: it is found by its content
@@ -36,15 +37,6 @@ const confirmedReplacing = () =>
     no: _("Keep the draft"),
     choices: [{ value: "yes", label: _("Replace it"), tone: "primary" }],
   });
-
-/** Settings by dotted field: lists are values, sections are not. */
-function flat(section, before = "") {
-  return Object.entries(section ?? {}).flatMap(([name, held]) =>
-    held !== null && typeof held === "object" && !Array.isArray(held)
-      ? flat(held, `${before}${name}.`)
-      : [[before + name, held]],
-  );
-}
 
 const same = (one, other) => JSON.stringify(one ?? null) === JSON.stringify(other ?? null);
 const sorted = (held) => Object.entries(held).sort(([one], [other]) => (one < other ? -1 : 1));

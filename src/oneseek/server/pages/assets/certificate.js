@@ -1,9 +1,8 @@
 // What makes a run worth believing: its DNA, its proof from the ledger, and every check, made again by the server.
-import { $, _, _n, clock, failure, fully, get, h, icon, language, number, put, reached, svg } from "./ui.js";
+import { $, LONG, _, _n, clock, failure, fully, get, h, icon, number, put, reached, svg } from "./ui.js";
 import { bars, parts } from "./dna.js";
 import { tree } from "./tree.js";
 
-const SERVER = language === "en" ? null : "en"; // what a check found is told in English
 const MOST_UNASKED = 4e9; // bytes of files that are verified without being asked: each is read whole
 
 /** Show DNA, ledger proof and verification of a certified run. kept: its files. */
@@ -107,7 +106,10 @@ async function proof(run, kept) {
         ),
     );
   } catch (error) {
-    put(at, failure(error));
+    put(
+      at,
+      failure(error, () => proof(run, kept)),
+    );
   }
 }
 
@@ -169,16 +171,22 @@ async function verify(run, sources) {
   if (!list.firstChild) put(list, Object.values(CHECKS()).map(awaited));
   try {
     const query = sources ? "?sources=true" : "";
-    const told = await get(`/api/runs/${encodeURIComponent(run.run_id)}/verify${query}`, { signal: mine.signal });
+    const told = await get(`/api/runs/${encodeURIComponent(run.run_id)}/verify${query}`, {
+      signal: mine.signal,
+      patience: LONG,
+    });
     put(
       list,
       told.checks.map((each) => check(each, sources)),
     );
     put(at, summary(told));
     alarm(told);
+    const focused = document.activeElement === $("#verify-sources");
     $("#verify-more").hidden = sources || !told.checks.some(needsSources);
+    if (focused && $("#verify-more").hidden) $("#verify-again").focus();
   } catch (error) {
     if (error.name === "AbortError") return;
+    if ($(".is-awaited", list)) put(list); // none of them is being made
     put(at, failure(error));
   }
   for (const each of buttons) each.removeAttribute("aria-disabled");
@@ -196,7 +204,7 @@ function summary({ checks }) {
     : _("{ok} of {n} checks passed", { ok, n: checks.length });
   return [
     made,
-    open > 0 && [", ", _n(open, "{n} can’t be made here", "{n} can’t be made here")],
+    open > 0 && [", ", _n(open, "{n} not made", "{n} not made")],
     " · ",
     _("checked at {time}", { time: clock(Date.now()) }),
   ];
@@ -213,7 +221,7 @@ function check({ number: which, name, result, detail }, sources) {
     h("span", { class: "n" }, number(which)),
     h("span", {}, title, " ", h("span", { class: result === "ok" ? "vh" : `verdict ${tone}` }, word)),
     h("code", {}, file),
-    later ? h("small", {}, _("Compared only when you ask for it, below.")) : h("small", { lang: SERVER }, detail),
+    later ? h("small", {}, _("Compared only when you ask for it, below.")) : h("small", { lang: "en" }, detail),
   );
 }
 
@@ -221,7 +229,7 @@ function check({ number: which, name, result, detail }, sources) {
 const awaited = ([title, file], at) =>
   h(
     "li",
-    { class: "is-not-checkable" },
+    { class: "is-not-checkable is-awaited" },
     icon("hour"),
     h("span", { class: "n" }, number(at + 1)),
     h("span", {}, title),
@@ -268,7 +276,7 @@ function alarm({ ok, checks }) {
       "div",
       {},
       h("h2", { id: "alarm-title" }, _("This is not what was certified")),
-      h("p", { lang: SERVER }, wrong.detail),
+      h("p", { lang: "en" }, wrong.detail),
       h(
         "p",
         {},

@@ -1,8 +1,8 @@
 // Line charts: HTML around an SVG in percent, so words stay crisp at any width and nothing is computed when the window
 // changes. A model has its colour, marker and dash; values are read with the pointer, with arrow keys, or as a table.
-import { _, h, mark, number, put, series as hue, shape, svg, tell } from "./ui.js";
+import { digitsOf, nearest, onAxis, scaled, thinned } from "./scale.js";
+import { _, h, mark, number, put, series as hue, shape, small, svg, tell } from "./ui.js";
 
-const MOST_POINTS = 600; // of a line; of more, each stretch keeps its lowest and highest
 const MOST_MARKED = 24; // points of a line that get a marker each
 const MOST_ROWS = 200; // of the table
 const views = new WeakMap();
@@ -26,7 +26,7 @@ export function chart(figure, spec) {
   write(view.empty, drawn ? "" : (spec.empty ?? ""));
   view.empty.hidden = drawn;
   view.table.hidden = !drawn;
-  view.plot.setAttribute("aria-label", summary(view));
+  attribute(view.plot, "aria-label", summary(view));
   axes(view);
   lines(view);
   legend(view);
@@ -136,36 +136,15 @@ function listen(view) {
   view.table.addEventListener("toggle", () => view.table.open && table(view));
 }
 
-// -- scale and axes -------------------------------------------------------------------------------------------------
-
-function scaled({ spec, lines }) {
-  const ys = lines.flatMap((line) => [...line.points, ...line.raw].map(([, y]) => y));
-  if (spec.baseline != null) ys.push(spec.baseline);
-  ys.sort((a, b) => a - b);
-  let [low, high] = [ys[0], ys.at(-1)];
-  // One line that shoots up must not flatten the others: it leaves the chart at the top.
-  const most = ys[Math.floor(0.96 * (ys.length - 1))];
-  if (ys.length >= 20 && high - low > 4 * (most - low) && most > low) high = low + 1.25 * (most - low);
-  const room = 0.06 * (high - low) || Math.abs(high) * 0.1 || 1;
-  [low, high] = [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
-  const step = rounded((high - low) / 6);
-  const ticks = [];
-  for (let tick = Math.ceil(low / step - 1e-9); tick * step <= high * (1 + 1e-9); tick += 1) ticks.push(tick * step);
-  const xs = lines.flatMap((line) => [...line.points, ...line.raw].map(([x]) => x));
-  const from = spec.x.from ?? Math.min(...xs);
-  const to = Math.max(spec.x.to ?? Math.max(...xs), from + 1e-9);
-  const across = (x) => (100 * (x - from)) / (to - from);
-  const down = (y) => (100 * (high - Math.min(high, Math.max(low, y)))) / (high - low);
-  return { from, to, ticks, step, across, down };
-}
+// -- axes -----------------------------------------------------------------------------------------------------------
 
 function axes(view) {
   const { scale, spec } = view;
   const places = scale ? onAxis(scale) : [];
-  const digits = scale ? Math.max(0, -Math.floor(Math.log10(scale.step) + 1e-9) + (tidy(scale.step) ? 0 : 1)) : 0;
-  const written = (value) => (spec.say ? spec.say(value) : number(value, digits));
+  const digits = scale ? digitsOf(scale.step) : 0;
+  const say = spec.say ?? ((value) => (Math.abs(value) < 1e6 ? number(value, digits) : small(value)));
   const key = JSON.stringify([
-    scale?.ticks.map((tick) => [scale.down(tick), written(tick)]),
+    scale?.ticks.map((tick) => [scale.down(tick), say(tick)]),
     places,
     spec.x,
     spec.baseline,
@@ -181,7 +160,7 @@ function axes(view) {
   );
   put(
     view.ylab,
-    ticks.map((tick) => svg("text", { x: 30, y: `${fixed(scale.down(tick))}%`, dy: 4 }, written(tick))),
+    ticks.map((tick) => svg("text", { x: 30, y: `${fixed(scale.down(tick))}%`, dy: 4 }, say(tick))),
   );
   put(
     view.xlab,
@@ -194,23 +173,6 @@ function axes(view) {
 }
 
 const rule = (name, y) => svg("line", { class: name, x1: 0, x2: "100%", y1: `${fixed(y)}%`, y2: `${fixed(y)}%` });
-
-/** Whole places to name on the x axis: both ends, and steps of 1, 2, 5, 10 … between them. */
-function onAxis({ from, to }) {
-  const step = Math.max(1, rounded((to - from) / 7));
-  const found = [from];
-  for (let x = (Math.floor(from / step) + 1) * step; x < to - 0.6 * step; x += step) found.push(Math.round(x));
-  return [...found, to];
-}
-
-/** The next of 1, 2, 2.5, 5 times a power of ten. */
-function rounded(step) {
-  const power = 10 ** Math.floor(Math.log10(step));
-  return [1, 2, 2.5, 5, 10].find((factor) => factor * power >= step * 0.999) * power;
-}
-
-/** Whether a step needs one digit only: 0.2 does, 0.25 needs two. */
-const tidy = (step) => Math.abs(step / 10 ** Math.floor(Math.log10(step) + 1e-9) - 2.5) > 1e-6;
 
 // -- lines ----------------------------------------------------------------------------------------------------------
 
@@ -279,23 +241,6 @@ function cross([x, y], cause) {
     svg("path", { class: "ring", d: "m-4-4 8 8m0-8-8 8", transform: "translate(15 0)" }),
     svg("text", { class: "dead", x: end ? -12 : 26, dy: end ? -10 : 4, "text-anchor": end ? "end" : "start" }, short),
   );
-}
-
-/** At most about MOST_POINTS points: of each stretch its lowest and its highest, in their order. */
-function thinned(points) {
-  if (points.length <= MOST_POINTS) return points;
-  const stretch = Math.ceil((2 * points.length) / MOST_POINTS);
-  const kept = [];
-  for (let start = 0; start < points.length; start += stretch) {
-    let [low, high] = [start, start];
-    for (let at = start; at < Math.min(start + stretch, points.length); at += 1) {
-      if (points[at][1] < points[low][1]) low = at;
-      if (points[at][1] > points[high][1]) high = at;
-    }
-    for (const at of new Set([Math.min(low, high), Math.max(low, high)])) kept.push(points[at]);
-  }
-  if (kept.at(-1) !== points.at(-1)) kept.push(points.at(-1));
-  return kept;
 }
 
 function legend(view) {
@@ -432,7 +377,8 @@ const head = (name, text) => h("th", { scope: "col", class: name || null }, text
 
 // -- small things ---------------------------------------------------------------------------------------------------
 
-const told = (points) => points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y));
+const HUGE = 1e300; // differences of larger numbers are none
+const told = (points) => points.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y) && Math.abs(y) < HUGE);
 const fixed = (value) => Number(value.toFixed(2));
 
 const sparkParts = () => [
@@ -443,18 +389,6 @@ const sparkParts = () => [
   ),
   svg("circle", { cx: "100%", r: 3 }),
 ];
-
-/** The member of a sorted list that is next to x; undefined of an empty one. */
-function nearest(sorted, x, of = (member) => member) {
-  let [low, high] = [0, sorted.length - 1];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (of(sorted[middle]) < x) low = middle + 1;
-    else high = middle;
-  }
-  const before = sorted[low - 1];
-  return before !== undefined && x - of(before) <= of(sorted[low]) - x ? before : sorted[low];
-}
 
 /** Setting what is set already would still be work for the browser. */
 function attribute(element, name, value) {

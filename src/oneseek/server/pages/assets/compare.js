@@ -1,27 +1,11 @@
 // Two or more runs beside each other: one chart, what came out, and which settings differ. A run has the marker of its
 // place in the comparison, in the chart and in every table.
 
-import {
-  $,
-  NONE,
-  _,
-  _n,
-  badge,
-  clock,
-  duration,
-  failure,
-  get,
-  h,
-  icon,
-  language,
-  mark,
-  moment,
-  number,
-  put,
-  status,
-} from "./ui.js";
+import { $, NONE, _, _n, by, clock, day, duration, failure, get, h, icon, language, mark, number, put } from "./ui.js";
 import { chart } from "./charts.js";
 import { parts } from "./dna.js";
+import { differing, rare, written } from "./marked.js";
+import { best, called, flat, rankedBy, standing } from "./standing.js";
 
 const known = new Map(); // what was told of a run, by its id
 let latest = 0;
@@ -64,7 +48,12 @@ async function ask(run) {
   if (had?.stamp === now) return had.told;
   const id = encodeURIComponent(run.run_id);
   const [detail, metrics] = await Promise.all([get(`/api/runs/${id}`), get(`/api/training/${id}/metrics`)]);
-  const told = { ...run, ...detail, history: metrics.training_history, settings: flat(detail.config ?? {}) };
+  const told = {
+    ...run,
+    ...detail,
+    history: metrics.training_history,
+    settings: new Map(flat(detail.config).filter(([field]) => !TOLD.includes(field))),
+  };
   known.set(run.run_id, { stamp: now, told });
   return told;
 }
@@ -79,7 +68,7 @@ function draw(box, runs, missing) {
   }
   const names = labels(runs);
   const doubts = caveats(runs, names);
-  const gone = missing.map((id) => _("{id} is not here, or can't be compared.", { id }));
+  const gone = missing.map((id) => _("{id} is not here, or can’t be compared.", { id }));
   put(
     shown.caveats,
     [...gone, ...doubts].map((text) => h("li", {}, icon("info"), h("span", {}, text))),
@@ -93,7 +82,7 @@ function draw(box, runs, missing) {
 
 function begun(ids) {
   const figure = h("figure", {});
-  const results_ = scrolled(_("Results"));
+  const outcome = scrolled(_("Results"));
   const differing = scrolled(_("Settings that differ"));
   const amount = h("span", { class: "muted" });
   const same = h("details", { class: "same" }, h("summary", {}, icon("chev"), h("span", {})), h("ul", {}));
@@ -102,13 +91,19 @@ function begun(ids) {
     figure,
     amount,
     same,
-    results: results_,
+    results: outcome,
     differing,
     caveats: h("ul", { class: "caveats" }),
     parts: [
       figure,
-      h("div", { class: "results" }, h("header", {}, h("h3", {}, _("Results"))), results_),
-      h("div", { class: "differs" }, h("header", {}, h("h3", {}, _("What differs")), amount), differing, same),
+      h("div", { class: "results" }, h("header", { class: "over-head" }, h("h3", {}, _("Results"))), outcome),
+      h(
+        "div",
+        { class: "differs" },
+        h("header", { class: "over-head" }, h("h3", {}, _("What differs")), amount),
+        differing,
+        same,
+      ),
     ],
   };
 }
@@ -117,14 +112,13 @@ const scrolled = (label) => h("div", { class: "scroll", tabindex: "0", role: "re
 
 /** A name for each run that tells them apart: its day, with the time where that is needed, or its id. */
 function labels(runs) {
-  const day = (run) => moment(run.created_at).replace(/[ ,]+\S+$/, "");
   const forms = [
     day,
-    (run) => moment(run.created_at).replace(",", ""),
-    (run) => `${day(run)} ${clock(run.created_at)}`,
+    (time) => `${day(time)} ${clock(time, { seconds: false })}`,
+    (time) => `${day(time)} ${clock(time)}`,
   ];
   for (const form of forms) {
-    const found = runs.map(form);
+    const found = runs.map((run) => form(run.created_at));
     if (new Set(found).size === found.length) return found;
   }
   return runs.map((run) => run.run_id);
@@ -141,9 +135,11 @@ function curves(figure, runs, names, doubts) {
   let next = runs.length; // the champions keep the markers of their runs
   const series = lines.map(({ key, run, name, own }) => ({
     place: own ?? next++,
-    name: `${name} · ${run.display_names?.[key] ?? key}`,
-    points: run.history.map((epoch) => [epoch.epoch, epoch[metric]?.[key]]).filter(([, value]) => value != null),
-    ...(run.failed_models?.[key] ? { dead: run.failed_models[key] } : {}),
+    name: `${name} · ${called(run, key)}`,
+    points: run.history
+      .map((epoch) => [epoch.epoch, by(measured(epoch, metric), key)])
+      .filter(([, value]) => value != null),
+    dead: by(run.failed_models, key),
   }));
   chart(figure, {
     title: metric === "bits_per_byte" ? _("Bits per byte") : _("Validation loss"),
@@ -160,14 +156,17 @@ function curves(figure, runs, names, doubts) {
 
 /** What all are drawn by: what they are ranked by, or the one that each of them has. */
 function common(runs) {
-  const [first, ...others] = runs.map((run) => run.rank_by ?? "bits_per_byte");
+  const [first, ...others] = runs.map(rankedBy);
   if (others.every((other) => other === first)) return first;
-  const measured = (metric) =>
-    runs.every((run) => run.history.some((epoch) => Object.values(epoch[metric] ?? {}).some((value) => value != null)));
-  return measured("bits_per_byte") ? "bits_per_byte" : "val_loss";
+  const all = (metric) =>
+    runs.every((run) =>
+      run.history.some((epoch) => Object.values(measured(epoch, metric)).some((value) => value != null)),
+    );
+  return all("bits_per_byte") ? "bits_per_byte" : "val_loss";
 }
 
-const best = (run) => run.champion ?? run.leader ?? null;
+/** What an epoch's models were worth by "bits_per_byte" or "val_loss", by their keys. */
+const measured = (epoch, metric) => (metric === "val_loss" ? epoch.val_losses : epoch.bits_per_byte) ?? {};
 
 /** Who is ahead and by how much, where that can be said. */
 function lead(runs, names, metric) {
@@ -184,7 +183,7 @@ function choice() {
   return h(
     "fieldset",
     {
-      class: "seg slim",
+      class: "seg small",
       onchange: (event) => {
         every = event.target.value === "all";
         shown.curves();
@@ -205,7 +204,7 @@ function caveats(runs, names) {
   const unknown = runs.flatMap((run, place) => (run.dataset ? [] : [names[place]]));
   if (unknown.length) {
     told.push(
-      _("What {runs} learned from is not known here: the curves can't be compared by eye.", {
+      _("What {runs} learned from is not known here: the curves can’t be compared by eye.", {
         runs: new Intl.ListFormat(language).format(unknown),
       }),
     );
@@ -213,9 +212,9 @@ function caveats(runs, names) {
     told.push(
       differ((run) => run.dataset.sha256)
         ? _(
-            "They were measured on different datasets: the curves can't be compared by eye, only how each of them falls.",
+            "They were measured on different datasets: the curves can’t be compared by eye, only how each of them falls.",
           )
-        : _("They were measured on different rows of the same dataset: the curves can't be compared by eye."),
+        : _("They were measured on different rows of the same dataset: the curves can’t be compared by eye."),
     );
   }
   if (differ((run) => run.rank_by)) {
@@ -248,13 +247,13 @@ function results(runs, names) {
       runs.map((run, place) => h("td", {}, of(run, place) ?? NONE)),
     );
   const has = (field) => runs.some((run) => run[field] != null);
-  const row_of = (run) => run.leaderboard?.find(({ model }) => model === best(run));
+  const entryOf = (run) => run.leaderboard?.find(({ model }) => model === best(run));
   return table(runs, names, h("span", { class: "vh" }, _("Result")), [
     row(_("Status"), (run) => standing(run)),
-    row(_("Champion"), (run) => run.display_names?.[best(run)] ?? best(run)),
+    row(_("Champion"), (run) => best(run) && called(run, best(run))),
     has("bits_per_byte") && row(_("Bits per byte"), (run) => h("b", {}, number(run.bits_per_byte, 3))),
     has("val_loss") && row(_("Validation loss"), (run) => number(run.val_loss, 3)),
-    row(_("Best epoch"), (run) => number(row_of(run)?.best_epoch)),
+    row(_("Best epoch"), (run) => number(entryOf(run)?.best_epoch)),
     row(_("Epochs"), (run) => _("{n} of {total}", { n: number(run.current_epoch), total: number(run.total_epochs) })),
     row(_("Time"), (run) => duration(run.seconds)),
     row(_("Dataset"), dataset(runs, names)),
@@ -275,11 +274,6 @@ function results(runs, names) {
       ),
     ],
   ]);
-}
-
-function standing(run) {
-  if (run.engine === "outside" && run.status === "completed") return badge("", "check", _("Completed"));
-  return status(run.status);
 }
 
 function table(runs, names, first, lines) {
@@ -309,7 +303,7 @@ function table(runs, names, first, lines) {
 /** The base models of each run, a line each. */
 function selected(runs) {
   const lists = runs.map((run) => run.base_models);
-  const line = (run, key) => h("li", {}, rare(lists, key, run.display_names?.[key] ?? key));
+  const line = (run, key) => h("li", {}, rare(lists, key, called(run, key)));
   return (run) =>
     h(
       "ul",
@@ -344,17 +338,7 @@ const also = (text) => h("small", {}, icon("check", "good"), text);
 
 // -- settings -------------------------------------------------------------------------------------------------------
 
-/** Settings by dotted name. What is in them that has a line of its own among the results is left out. */
-function flat(config) {
-  const found = new Map();
-  function walk(value, name) {
-    if (value !== null && typeof value === "object" && !Array.isArray(value)) {
-      for (const [key, inner] of Object.entries(value)) walk(inner, name ? `${name}.${key}` : key);
-    } else if (!["model.base_models", "data.dataset"].includes(name)) found.set(name, value);
-  }
-  walk(config, "");
-  return found;
-}
+const TOLD = ["model.base_models", "data.dataset"]; // they have lines of their own among the results
 
 function differences({ amount, differing: box, same }, runs, names) {
   const fields = [...new Set(runs.flatMap((run) => [...run.settings.keys()]))];
@@ -389,57 +373,3 @@ function differences({ amount, differing: box, same }, runs, names) {
 
 /** A dotted name that may be broken behind its points. */
 const broken = (field) => field.split(".").flatMap((word, at) => (at ? [".", h("wbr"), word] : [word]));
-
-/** How values are written beside each other: what is unlike most of them is marked, word by word. Answers what draws the
- * value of a run by its place. */
-function differing(values) {
-  const odd = unlike(values.map((value) => JSON.stringify(value)));
-  const lists = values.every(Array.isArray);
-  const texts = values.every((value) => typeof value === "string" && !/^[\d.,\s]+$/.test(value));
-  const [before, behind] = texts && odd.length ? shared(values.map(words)) : [0, 0];
-  return (_run, place) => {
-    const value = values[place];
-    if (value === undefined || !odd.includes(place)) return written(value);
-    if (lists && value.length) return value.map((item, at) => [at ? ", " : "", rare(values, item)]);
-    if (!texts) return h("mark", {}, written(value));
-    const own = words(value);
-    const middle = own.slice(before, own.length - behind).join("");
-    return [own.slice(0, before).join(""), h("mark", {}, middle || NONE), own.slice(own.length - behind).join("")];
-  };
-}
-
-/** The places whose value is not the one that more than half have; none where all are the same. */
-function unlike(values) {
-  const usual = values.find((value) => values.filter((other) => other === value).length > values.length / 2);
-  return [...values.keys()].filter((place) => usual === undefined || values[place] !== usual);
-}
-
-/** An item of a list, marked where not more than half of the lists have it. */
-function rare(lists, item, text = `${item}`) {
-  const common = lists.filter((list) => list.includes(item)).length > lists.length / 2;
-  return common ? text : h("mark", {}, text);
-}
-
-/** Words and what is between them. */
-const words = (text) => text.match(/[\p{L}\p{N}]+|[^\p{L}\p{N}]+/gu) ?? [];
-
-/** How many words all lists begin with, and how many they end with behind those. */
-function shared(lists) {
-  const short = Math.min(...lists.map((list) => list.length));
-  const [first] = lists;
-  let before = 0;
-  while (before < short && lists.every((list) => list[before] === first[before])) before += 1;
-  let behind = 0;
-  while (behind < short - before && lists.every((list) => list.at(-1 - behind) === first.at(-1 - behind))) behind += 1;
-  return [before, behind];
-}
-
-/** A value as it stands in a configuration file. */
-function written(value) {
-  if (value === undefined) return NONE;
-  if (value === null) return _("not set");
-  if (typeof value === "boolean") return value ? _("on") : _("off");
-  if (Array.isArray(value)) return value.length ? value.join(", ") : _("none");
-  if (typeof value === "number" && value !== 0 && Math.abs(value) < 0.001) return value.toExponential();
-  return String(value);
-}

@@ -3,6 +3,8 @@ import { _, confirmed, h, toast } from "./ui.js";
 import * as form from "./form.js";
 
 const LARGEST = 1 << 20; // bytes; as the command line has it
+const MOST = 1000; // values; no run has so many settings, and each may become something to look at
+const DEEPEST = 10; // values within values
 const FLAT = {
   // the names of the older interface, which the server takes too
   datasetId: "data.dataset",
@@ -74,10 +76,23 @@ async function settingsIn(file) {
   try {
     held = JSON.parse((await file.text()).replace(/^\ufeff/, ""));
   } catch (error) {
-    return `${_("It is no JSON:")} ${error.message}`;
+    return `${_("It is not JSON:")} ${error.message}`;
   }
   if (!isSection(held)) return _("It holds no settings: sections are expected, with settings in them.");
+  if (tooMuch(held)) return _("It is too large to hold settings.");
   return Object.fromEntries(fields(held));
+}
+
+/** Whether there are more values in what a file holds, or deeper ones, than settings ever have. */
+function tooMuch(held) {
+  let values = [held];
+  let counted = 0;
+  for (let depth = 0; values.length; depth += 1) {
+    counted += values.length;
+    if (counted > MOST || depth > DEEPEST) return true;
+    values = values.flatMap((each) => (each !== null && typeof each === "object" ? Object.values(each) : []));
+  }
+  return false;
 }
 
 /** Every setting by its dotted field, in our own spelling. Lists are values; null is none. */

@@ -1,12 +1,24 @@
 // A dataset in another format or container: what to write, under which name, and what the server refused.
-import { _, bytes, failure, Failure, h, icon, post, put, tell } from "./ui.js";
+import { $, LONG, _, bytes, failure, Failure, h, icon, post, put, tell, toast } from "./ui.js";
 import { free, nameTaken } from "./upload.js";
 
 const CONTAINERS = { jsonl: "JSONL", json: "JSON", csv: "CSV", parquet: "Parquet" };
 
+const FORMATS = () => ({
+  messages: _("Chats of messages with role and content, for the strategy Chat."),
+  sharegpt: _("Chats of turns with from and value, for the strategy Chat."),
+  text: _("One text a row, for the strategy Standard."),
+  prompt_completion: _("One prompt and its answer a row, for the strategy Standard."),
+  alpaca: _("An instruction, an input and an output a row, for the strategy Standard."),
+  preference: _("A prompt with a better and a worse answer a row, for DPO."),
+  preference_chat: _("A chat with a better and a worse answer a row, for DPO."),
+  preference_sharegpt: _("A chat of turns with a better and a worse answer a row, for DPO."),
+});
+
 /** Ask for a format and convert. `names` are those that the store has. Resolves to what the server says of the new
  * dataset, null where it was closed. */
-export function converted(dataset, names) {
+export async function converted(dataset, names) {
+  if ($("dialog.convert")) return null; // it was asked for twice
   const formats = [...dataset.converts_to, dataset.format];
   const state = { to: formats[0], container: dataset.container, typed: false };
   if (state.to === dataset.format) state.container = dataset.container === "jsonl" ? "parquet" : "jsonl";
@@ -28,10 +40,11 @@ export function converted(dataset, names) {
     const told = state.to === dataset.format ? stem : `${stem}-${state.to.replaceAll("_", "-")}`;
     field.value = free(`${told.slice(0, 100)}.${state.container}`, names);
   };
-  const choice = (name, legend, choices, labels) =>
-    h(
+  const choice = (name, legend, choices, labels, about) => {
+    const told = h("p", { class: "msg", id: `convert-${name}-about` }, about(state[name]));
+    return h(
       "fieldset",
-      {},
+      { "aria-describedby": told.id },
       h("legend", { class: "label" }, legend),
       h(
         "div",
@@ -45,13 +58,15 @@ export function converted(dataset, names) {
               name: `convert-${name}`,
               value,
               checked: state[name] === value,
-              onchange: () => ((state[name] = value), suggest(), put(said)),
+              onchange: () => ((state[name] = value), suggest(), put(told, about(value)), put(said)),
             }),
             labels(value),
           ),
         ),
       ),
+      told,
     );
+  };
 
   const dialog = h(
     "dialog",
@@ -75,10 +90,20 @@ export function converted(dataset, names) {
       h(
         "div",
         { class: "dlg-body stack" },
-        choice("to", _("Format"), formats, (format) =>
-          format === dataset.format ? _("{format}, as it is", { format }) : format,
+        choice(
+          "to",
+          _("Format"),
+          formats,
+          (format) => (format === dataset.format ? _("{format}, as it is", { format }) : format),
+          (format) => FORMATS()[format],
         ),
-        choice("container", _("File"), Object.keys(CONTAINERS), (container) => CONTAINERS[container]),
+        choice(
+          "container",
+          _("File"),
+          Object.keys(CONTAINERS),
+          (container) => CONTAINERS[container],
+          (container) => (container === "csv" ? _("Opens in a spreadsheet; messages stand in a cell as JSON.") : ""),
+        ),
         h("div", { class: "field" }, h("label", { for: "convert-name" }, _("Name of the new dataset")), field),
         said,
       ),
@@ -92,8 +117,10 @@ export function converted(dataset, names) {
     put(said, h("progress", { "aria-label": _("Converting {size}", { size: bytes(dataset.size_bytes) }) }));
     tell(_("Converting {size}", { size: bytes(dataset.size_bytes) }));
     const { to, container } = state;
+    const asked = { to, container, name: field.value.trim() };
     try {
-      dialog.told = await post(`/api/datasets/${dataset.sha256}/convert`, { to, container, name: field.value.trim() });
+      dialog.told = await post(`/api/datasets/${dataset.sha256}/convert`, asked, { patience: LONG });
+      if (!dialog.open) toast(_("{name} is stored.", { name: dialog.told.name })); // it was closed meanwhile
       dialog.close();
     } catch (error) {
       if (!(error instanceof Failure)) throw error;

@@ -1,4 +1,6 @@
 // How a run goes: a fold over its events in the order of their seq, as the server's own state is. Nothing here draws.
+import { called, outside } from "./standing.js";
+import { by } from "./ui.js";
 
 const MOST_STEPS = 2000; // of a model, then neighbours are joined
 const PACE = 5; // epochs that the time left is judged by
@@ -16,7 +18,7 @@ export function begin(run) {
     total: run.total_epochs,
     done: 0, // epochs that hold
     percent: 0,
-    models: run.base_models.map((key, place) => model(key, place, nameOf(run, key))),
+    models: run.base_models.map((key, place) => model(key, place, called(run, key))),
     startedAt: "",
     beganAt: "", // what the time of the epoch is counted from
     paces: [], // seconds of the last epochs
@@ -28,12 +30,6 @@ export function begin(run) {
     events: 0,
   };
 }
-
-/** Whether another program trains it. run: its document. */
-export const outside = (run) => (run.engine ? run.engine === "outside" : run.version === "");
-
-const nameOf = (run, key) =>
-  run.display_names?.[key] ?? run.leaderboard?.find((row) => row.model === key)?.display_name ?? key;
 
 function model(key, place, name) {
   return {
@@ -106,7 +102,7 @@ const FOLDS = {
     course.rankBy = event.rank_by;
     for (const each of course.models) {
       each.download = null;
-      if (!(each.key in event.models)) each.out = each.failing ?? { epoch: 0, problem: "", fix: "" };
+      if (!Object.hasOwn(event.models, each.key)) each.out = each.failing ?? { epoch: 0, problem: "", fix: "" };
     }
   },
   epoch_start(course, event) {
@@ -124,7 +120,9 @@ const FOLDS = {
     each.progress = event;
     each.speed = event.tokens_per_second;
     course.percent = event.progress_percent;
-    each.steps.push([event.epoch - 1 + event.step / event.steps, event.loss]);
+    const at = event.epoch - 1 + event.step / event.steps;
+    while (each.steps.length && each.steps.at(-1)[0] >= at) each.steps.pop(); // its epoch has begun anew
+    each.steps.push([at, event.loss]);
     if (each.steps.length > MOST_STEPS) each.steps = joined(each.steps);
   },
   model_epoch_end(course, event) {
@@ -186,18 +184,18 @@ function forget(course) {
 
 function committed(each, event) {
   const { epoch } = event;
-  const told = (values, into) => values?.[each.key] != null && into.push([epoch, values[each.key]]);
+  const told = (values, into) => by(values, each.key) != null && into.push([epoch, by(values, each.key)]);
   told(event.val_losses, each.losses);
   told(event.bits_per_byte, each.bits);
   told(event.train_losses, each.trained);
   told(event.weights, each.weights);
   told(event.lr_multipliers, each.rates);
-  each.weight = event.weights[each.key] ?? each.weight;
-  each.rate = event.lr_multipliers[each.key] ?? each.rate;
-  each.speed = event.tokens_per_second[each.key] ?? each.speed;
-  each.accuracy = event.preferences?.[each.key]?.accuracy ?? each.accuracy;
+  each.weight = by(event.weights, each.key) ?? each.weight;
+  each.rate = by(event.lr_multipliers, each.key) ?? each.rate;
+  each.speed = by(event.tokens_per_second, each.key) ?? each.speed;
+  each.accuracy = by(event.preferences, each.key)?.accuracy ?? each.accuracy;
   each.overfitting = event.overfitting.includes(each.key);
-  const problem = event.quarantined[each.key];
+  const problem = by(event.quarantined, each.key);
   if (problem !== undefined) each.out ??= { epoch, fix: "", ...each.failing, problem };
 }
 

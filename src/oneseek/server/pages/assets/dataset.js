@@ -1,23 +1,24 @@
 // The dataset of the Train page: which one, what it is, how long its rows are, what is wrong with it.
 import { converted, leftOut } from "./conversion.js";
-import { findings, on, set, value } from "./form.js";
+import { findings, failure as unjudged, on, set, value } from "./form.js";
 import { lengthsIn } from "./lengths.js";
-import { badRows, examples, problems } from "./rows.js";
-import { message, modelOf, renew } from "./train.js";
-import { uploads } from "./upload.js";
-import { $, _, Failure, badge, bytes, failure, get, h, icon, number, put, tell } from "./ui.js";
+import { BAD_ROWS, badRows, examples, problems } from "./rows.js";
+import { message, written } from "./settings.js";
+import { chosen as selection, datasetOf, modelOf } from "./train.js";
+import { uploads, wasStored } from "./upload.js";
+import { $, _, Failure, badge, bytes, failure, get, h, icon, number, passing, put, redraw, tell } from "./ui.js";
 
-const BAD_ROWS = "dataset-rows-are-good"; // it is shown as the list of these rows
 const NONE_GIVEN = "dataset-given";
 const FITS = ["dataset-fits-strategy", "dataset-fits-method"]; // other sections have the setting, the dataset the cause
 const EXAMPLES = 5;
 
-const state = { stored: [], shown: null, asking: null, notice: "" };
+// listed: whether the server has told what is stored; away: whether it could not tell of the chosen one
+const state = { stored: [], listed: false, shown: null, asking: null, away: false, notice: "" };
 const parts = {};
 
-/** Take over the section, once. `datasets` is the list of GET /api/datasets. */
+/** Take over the section, once. `datasets` is the list of GET /api/datasets, null where it did not come. */
 export function begin(datasets) {
-  state.stored = datasets;
+  Object.assign(state, { stored: datasets ?? [], listed: datasets !== null });
   uploads({ zone: $("#data-drop"), list: $("#data-drop-uploads"), names, done: arrived });
   $("#data-dataset").addEventListener("change", (event) => choose(event.target.value));
   on("change", (fields) => {
@@ -25,7 +26,10 @@ export function begin(datasets) {
     if (fields.includes("data.bad_rows")) judged();
     if (fields.includes("model.base_models") || fields.includes("data.max_length")) count();
   });
-  on("verdict", judged);
+  on("verdict", () => {
+    if (!unjudged() && (state.away || !state.listed)) show(); // it answers again
+    judged();
+  });
   show();
 }
 
@@ -37,12 +41,7 @@ const choose = (name) => set({ "data.dataset": name || undefined, "data.bad_rows
 /** A dataset that was just sent or converted is the one to be used. */
 function arrived(added, { isNew = true, name = added.name, notice = "" } = {}) {
   if (!names().has(added.name)) state.stored = [...state.stored, added].sort(byName);
-  state.notice = isNew
-    ? notice
-    : _("This content was stored already, as {stored}; {name} is not kept a second time.", {
-        stored: added.name,
-        name,
-      });
+  state.notice = isNew ? notice : wasStored(added, name);
   if (value("data.dataset") === added.name) show();
   else choose(added.name);
   $("#data-title").scrollIntoView({ block: "nearest" });
@@ -53,11 +52,13 @@ const byName = (one, other) => (one.name < other.name ? -1 : 1);
 // -- the chosen one --------------------------------------------------------------------------------------------------
 
 async function show() {
-  const chosen = value("data.dataset");
+  const chosen = named();
   const place = $("#data-shown");
   options(chosen);
   state.asking?.abort();
+  state.away = false;
   if (!chosen) {
+    if (!state.listed) relist().catch(() => {}); // with the next verdict again
     state.shown = null;
     judged();
     place.removeAttribute("aria-busy");
@@ -67,12 +68,13 @@ async function show() {
   const address = `/api/datasets/${encodeURIComponent(chosen)}`;
   place.setAttribute("aria-busy", "true");
   try {
-    if (!meant(chosen)) await relist(mine.signal); // another tab may have sent it
+    if (!meant(chosen) || !state.listed) await relist(mine.signal); // another tab may have sent it
     if (!meant(chosen)) throw new Failure(404, gone(chosen));
     const [dataset, preview] = await Promise.all([
-      get(address, { signal: mine.signal }),
+      datasetOf(chosen),
       get(`${address}/preview?rows=${EXAMPLES}`, { signal: mine.signal }),
     ]);
+    if (state.asking !== mine) return;
     state.shown = dataset;
     put(place, drawn(dataset, preview.rows));
     count();
@@ -80,6 +82,7 @@ async function show() {
   } catch (error) {
     if (error.name === "AbortError") return;
     state.shown = null;
+    state.away = passing(error);
     put(place, unreadable(error));
   }
   place.removeAttribute("aria-busy");
@@ -88,7 +91,8 @@ async function show() {
 
 async function relist(signal) {
   state.stored = (await get("/api/datasets", { signal })).datasets;
-  options(value("data.dataset"));
+  state.listed = true;
+  options(named());
 }
 
 /** The list of what is stored, and of what is asked for where that is not there. */
@@ -102,6 +106,9 @@ function options(chosen = "") {
   put(select, h("option", { value: "" }, _("Choose a dataset")), missing, known);
   select.value = found?.name ?? chosen;
 }
+
+/** The name that is asked for, "" for none; whatever else a file may say there as it stands. */
+const named = () => written(value("data.dataset") ?? "");
 
 /** The stored dataset that a name or the first digits of a hash mean. */
 const meant = (given) =>
@@ -187,7 +194,7 @@ async function convert() {
 function count() {
   if (!state.shown) return;
   const limit = value("data.max_length");
-  const selected = (value("model.base_models") ?? []).map((key, place) => ({ model: modelOf(key), place }));
+  const selected = selection().map((key, place) => ({ model: modelOf(key), place }));
   // A model that is not here (yet) has no tokens to count by.
   const models = selected
     .filter(({ model }) => model?.usable && model.source !== "hub" && !model.missing_bytes)
@@ -205,14 +212,14 @@ function judged() {
   // What stands below in other words is not said twice: the bad rows, and that there is no such dataset.
   const below = dataset ? ({ rule }) => rule === BAD_ROWS : () => Boolean(value("data.dataset"));
   const listed = told.filter((finding) => finding.field !== "data.dataset" || !below(finding));
-  if (dataset) renew($("#data-said"), [], () => []);
-  renew(place, listed, () => listed.map((finding) => message(spoken(finding))));
+  if (dataset) redraw($("#data-said"), [], () => []);
+  redraw(place, listed, () => listed.map((finding) => message(spoken(finding))));
 }
 
 function drawProblems(dataset) {
   const aside = value("data.bad_rows") === "quarantine";
   const switched = document.activeElement?.id === "set-aside";
-  renew(parts.problems, [dataset.sha256, aside], () => problems(dataset, { aside, setAside }));
+  redraw(parts.problems, [dataset.sha256, aside], () => problems(dataset, { aside, setAside }));
   if (switched) $("#set-aside").focus();
 }
 

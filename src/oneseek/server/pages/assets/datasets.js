@@ -1,8 +1,8 @@
 // The Datasets page: what is stored, what each file is, and what can be done with it.
 import { converted, leftOut } from "./conversion.js";
 import { lengthsIn } from "./lengths.js";
-import { badRows, examples, problems } from "./rows.js";
-import { uploads } from "./upload.js";
+import { BAD_ROWS, badRows, examples, problems } from "./rows.js";
+import { uploads, wasStored } from "./upload.js";
 import {
   $,
   _,
@@ -11,6 +11,7 @@ import {
   badge,
   bytes,
   confirmed,
+  copier,
   failed,
   failure,
   fully,
@@ -19,6 +20,7 @@ import {
   icon,
   moment,
   number,
+  part,
   post,
   put,
   tell,
@@ -27,10 +29,10 @@ import {
 
 const COLUMNS = 7;
 const COUNTED_AT_ONCE = 50e6; // bytes; rows of larger files are counted in tokens when somebody asks for it
-const BAD_ROWS = "dataset-rows-are-good"; // it is shown as the list of these rows
 
 const state = { datasets: [], damaged: [], models: [], uses: null, told: false, open: null, counting: null };
 const body = $("#stored tbody");
+const lines = new Map(); // of the table, by hash
 
 uploads({ zone: $("#drop"), list: $("#drop-uploads"), names: () => names(), done: arrived });
 $("#search").addEventListener("input", filter);
@@ -38,33 +40,43 @@ addEventListener("hashchange", () => open(named(), { scroll: true }));
 begin();
 
 async function begin() {
-  await refresh();
+  if (!(await refresh())) return;
   if (named()) open(named(), { scroll: true });
   // What the table does without comes after it.
   const [runs, models] = await Promise.allSettled([get("/api/runs"), get("/api/models")]);
   state.told = true;
-  state.uses = usesOf(runs.value?.runs ?? []);
+  state.uses = runs.value ? usesOf(runs.value.runs) : null;
   state.models = (models.value?.models ?? []).filter(({ usable, missing_bytes }) => usable && !missing_bytes);
   for (const dataset of state.datasets) put($(".uses", rowOf(dataset.sha256)), uses(dataset));
   if (state.open) count(state.open);
 }
 
 const names = () => new Set(state.datasets.map(({ name }) => name));
-const named = () => decodeURIComponent(location.hash.slice(1));
 
+/** The dataset that the address names. */
+function named() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return ""; // somebody wrote the address by hand
+  }
+}
+
+/** Read what is stored, and draw it. Answers whether the server told. */
 async function refresh() {
   try {
     Object.assign(state, await get("/api/datasets"));
-    put($("#trouble"));
   } catch (error) {
-    return put($("#trouble"), failure(error));
+    put($("#trouble"), failure(error, begin));
+    return false;
   }
+  put($("#trouble"));
   draw();
+  return true;
 }
 
-/** Which runs learned from each content: by hash their ids. Null where the server does not tell. */
+/** Which runs learned from each content: by hash their ids. */
 function usesOf(runs) {
-  if (runs.length && !runs.some((run) => "dataset" in run)) return null;
   const found = new Map();
   for (const { run_id: id, dataset } of runs) {
     if (dataset?.sha256) found.set(dataset.sha256, [...(found.get(dataset.sha256) ?? []), id]);
@@ -81,7 +93,9 @@ function draw() {
   $("#damaged").hidden = !damaged.length;
   put($("#damaged ul"), damaged.map(broken));
   state.open = null;
-  put(body, datasets.map(line));
+  lines.clear();
+  for (const dataset of datasets) lines.set(dataset.sha256, line(dataset));
+  put(body, [...lines.values()]);
   filter();
 }
 
@@ -93,7 +107,7 @@ function line(dataset) {
     "tr",
     { role: "row", "data-sha256": sha256 },
     cell(
-      { class: "c-name" },
+      { class: "c-name", role: "rowheader" },
       h(
         "button",
         {
@@ -152,7 +166,7 @@ function filter() {
   );
 }
 
-const rowOf = (sha256) => $(`tr[data-sha256="${sha256}"]`, body);
+const rowOf = (sha256) => lines.get(sha256);
 
 /** An entry that cannot be used, with what is wrong. */
 function broken({ sha256, problem }) {
@@ -229,16 +243,7 @@ function panelHead(dataset) {
       "dl",
       { class: "pairs" },
       h("dt", {}, "SHA-256"),
-      h(
-        "dd",
-        { class: "hash" },
-        h("code", {}, sha256),
-        h(
-          "button",
-          { class: "btn quiet icon small", type: "button", "data-copy": sha256, "aria-label": _("Copy the hash") },
-          icon("copy"),
-        ),
-      ),
+      h("dd", { class: "hash" }, h("code", {}, sha256), copier(sha256, _("Copy the hash"))),
       h("dt", {}, _("Added")),
       h("dd", {}, fully(added)),
     ),
@@ -264,7 +269,8 @@ async function fill(dataset, panel) {
     );
     put(rest, title, examples(rows, dataset));
   } catch (error) {
-    put(rest, failure(error));
+    const again = () => (close(), open(dataset.name));
+    put(rest, failure(error, again));
   }
   const { findings } = await post("/api/validate?partial=true", { data: { dataset: dataset.sha256 } }).catch(() => ({
     findings: [],
@@ -315,7 +321,8 @@ function count(dataset) {
 
 /** Go to the form with this dataset, and the rest of its draft. */
 async function trainOn(name) {
-  const form = await import("./form.js");
+  const form = await part(import("./form.js"));
+  if (!form) return;
   form.set({ "data.dataset": name, "data.bad_rows": undefined });
   location.assign("/train#data");
 }
@@ -332,18 +339,12 @@ async function convert(dataset) {
 
 async function arrived(added, { isNew = true, name = added.name, notice = "" } = {}) {
   const known = names().has(added.name);
-  await refresh();
+  if (!(await refresh())) return;
   $("#search").value = "";
   filter();
   open(added.name, { scroll: true });
   history.replaceState(null, "", `#${encodeURIComponent(added.name)}`);
-  const said =
-    isNew && !known
-      ? notice
-      : _("This content was stored already, as {stored}; {name} is not kept a second time.", {
-          stored: added.name,
-          name,
-        });
+  const said = isNew && !known ? notice : wasStored(added, name);
   if (said) put($("#trouble"), h("p", { class: "msg", role: "status" }, icon("info"), h("span", {}, said)));
   else toast(_("{name} is stored.", { name: added.name }));
 }
@@ -356,9 +357,11 @@ async function remove({ sha256, name }) {
   });
   if (said !== "delete") return;
   try {
-    await ask("DELETE", `/api/datasets/${sha256}`);
+    await ask("DELETE", `/api/datasets/${sha256}`).catch((error) => {
+      if (error.status !== 404) throw error; // somebody else was faster
+    });
     history.replaceState(null, "", location.pathname);
-    await refresh();
+    if (!(await refresh())) return;
     tell(_("{name} is deleted.", { name }));
     $("#drop input").focus();
   } catch (error) {

@@ -33,21 +33,23 @@ async function signingIn() {
       else put($("#problem"), failure(error));
     }
   });
-  $("#look-again").addEventListener("click", look);
-  await look();
+  $("#look-again").addEventListener("click", () => look());
+  await look(performance.getEntriesByType("navigation")[0]?.redirectCount > 0);
 
-  /** Who is known goes on; where nobody can be, it says how to begin. */
-  async function look() {
+  /** Who is known goes on; where nobody can be, it says how to begin. turnedAway: by a page that knew nobody. */
+  async function look(turnedAway = false) {
     try {
       const { signed_in: known, set_up: ready } = await get("/api/session");
+      if (known && turnedAway) return put($("#problem"), failure(unlike()));
       if (known) return location.replace(wanted());
       const changed = $("#not-set-up").hidden !== ready;
       $("#sign-in").hidden = !ready;
       $("#not-set-up").hidden = ready;
       if (ready) input.focus();
       else if (!changed) tell(_("There is still no administrator."));
+      put($("#problem"));
     } catch (error) {
-      put($("#problem"), failure(error));
+      put($("#problem"), failure(error, look));
     }
   }
 
@@ -95,6 +97,15 @@ async function signingIn() {
     }
   }
 }
+
+/** Why a page may not know who is known here: going back there would lead here again, and so on. */
+const unlike = () => ({
+  message: _("You are signed in, but the page that you asked for does not know it."),
+  fix: _(
+    "Another program at {host} may have set a cookie by the name of ours. Delete the cookies of {host}, then sign in again.",
+    { host: location.hostname },
+  ),
+});
 
 /** Where to go on: a place of this site, as `next` in the address says, else the first page. */
 function wanted() {

@@ -2,9 +2,8 @@
 // Loaded when there is something to estimate.
 import {
   $,
+  LONG,
   _,
-  _n,
-  ask,
   bytes,
   duration,
   failed,
@@ -21,6 +20,7 @@ import {
 } from "./ui.js";
 import * as form from "./form.js";
 import { effective } from "./settings.js";
+import { cancel, follow, over } from "./tasks.js";
 
 const PARTS = {
   // of a model's memory, as the bars show them
@@ -172,7 +172,7 @@ const nameOf = (key) =>
 function drawTime(estimate, machine) {
   const place = $("#time > div");
   if (estimate?.seconds == null) {
-    put(place, _("Told once there are base models and a dataset."));
+    put(place, _("Shown once base models and a dataset are chosen."));
     place.className = "muted";
     return;
   }
@@ -199,11 +199,11 @@ function drawTime(estimate, machine) {
 
 // -- the rehearsal --------------------------------------------------------------------------------------------------
 
-const rehearsal = { task: null, of: "", source: null, error: null, cancelled: false, began: 0, timer: 0 };
+const rehearsal = { task: null, of: "", error: null, cancelled: false, began: 0, timer: 0 };
 
 function drawRehearsal() {
   const { task, error } = rehearsal;
-  const running = task && !task.ended_at;
+  const running = task && !over(task);
   const key = JSON.stringify([task, rehearsal.cancelled, error?.message, whyNot(), rehearsal.of === asked()]);
   const place = $("#rehearsal");
   if (place.dataset.key === key) return;
@@ -264,41 +264,28 @@ async function rehearse() {
     began: Date.now(),
   });
   drawRehearsal();
+  clearInterval(rehearsal.timer);
+  rehearsal.timer = setInterval(tick, 1000);
   try {
-    follow(await post("/api/validate?rehearse=true", form.body()));
+    rehearsal.task = await post("/api/validate?rehearse=true", form.body(), { patience: LONG });
+    follow(rehearsal.task.id, { onProgress: told, onEnd: ended });
   } catch (error) {
+    clearInterval(rehearsal.timer);
     Object.assign(rehearsal, { task: null, error });
     if (error.findings?.length) form.judge();
   }
   drawRehearsal();
 }
 
-function follow(task) {
+function told(task) {
   rehearsal.task = task;
-  rehearsal.source?.close();
-  const source = (rehearsal.source = new EventSource(`/api/tasks/${task.id}/events`));
-  for (const kind of ["progress", "done", "failed", "cancelled"]) {
-    source.addEventListener(kind, (event) => {
-      rehearsal.task = JSON.parse(event.data);
-      if (kind !== "progress") ended();
-      drawRehearsal();
-    });
-  }
-  source.addEventListener("error", () => {
-    if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    rehearsal.task = null;
-    rehearsal.error = { message: _("The server has forgotten this rehearsal."), fix: _("Rehearse again.") };
-    clearInterval(rehearsal.timer);
-    drawRehearsal();
-  });
-  clearInterval(rehearsal.timer);
-  rehearsal.timer = setInterval(tick, 1000);
+  drawRehearsal();
 }
 
-function ended() {
-  rehearsal.source.close();
+function ended(task) {
   clearInterval(rehearsal.timer);
-  tell(rehearsal.task.status === "done" ? _("The rehearsal is over.") : _("The rehearsal has ended early."));
+  told(task);
+  tell(task.status === "done" ? _("The rehearsal is over.") : _("The rehearsal has ended early."));
 }
 
 function tick() {
@@ -308,10 +295,14 @@ function tick() {
 
 function underWay() {
   const { task, cancelled } = rehearsal;
-  const cancel = () => {
+  const end = () => {
     rehearsal.cancelled = true; // it ends before the next stage of a model
-    ask("DELETE", `/api/tasks/${task.id}`).catch(failed);
     drawRehearsal();
+    cancel(task.id).catch((error) => {
+      rehearsal.cancelled = false;
+      drawRehearsal();
+      failed(error);
+    });
   };
   const state = cancelled ? _("Cancelling") : task.status === "waiting" ? _("It waits for its turn.") : _("Rehearsing");
   return [
@@ -322,7 +313,7 @@ function underWay() {
       h("span", {}, state, " ", h("span", { id: "rehearsal-time" }, duration((Date.now() - rehearsal.began) / 1000))),
       h(
         "button",
-        { class: "btn small", type: "button", "aria-disabled": cancelled || !task.id ? "true" : null, onclick: cancel },
+        { class: "btn small", type: "button", "aria-disabled": cancelled || !task.id ? "true" : null, onclick: end },
         _("Cancel"),
       ),
     ),

@@ -1,5 +1,5 @@
 // One prompt and the answers to it, side by side: each base model beside its adapter, or adapter beside adapter.
-import { _, _n, h, icon, mark, number, put } from "./ui.js";
+import { _, _n, copier, h, icon, mark, number, put } from "./ui.js";
 
 /** An exchange before anybody has answered. asked: what POST …/generate takes; models: [{key, name, place}]. */
 export const begun = (runId, title, asked, models) => ({
@@ -67,8 +67,7 @@ function cell(exchange, answer) {
   const text = document.createTextNode(answer.text);
   const quote = h("blockquote", {}, text);
   const foot = h("p", { class: "answer-foot" });
-  const copy = h("button", { class: "btn quiet icon small", type: "button", hidden: true }, icon("copy"));
-  copy.setAttribute("aria-label", _("Copy the answer of {name}", { name: spoken(name, base) }));
+  const copy = copier(answer.text, _("Copy the answer of {name}", { name: spoken(name, base) }));
   const element = h(
     "article",
     { class: base ? "answer" : "answer tuned" },

@@ -1,6 +1,6 @@
 // The files of a run: each adapter as one line that opens, then the documents, with what each is.
-import { $, _, bytes, h, icon, mark, put } from "./ui.js";
-import { called, place } from "./entrants.js";
+import { $, _, bytes, encoded, h, icon, mark, put } from "./ui.js";
+import { called, place } from "./standing.js";
 
 /** List a run's files. kept: of GET /api/runs/{id}/artefacts. */
 export function files(run, kept) {
@@ -49,7 +49,6 @@ function adapterLine(run, key, held) {
 const documentLine = (run, file) => line(run, file, icon(DRAWN[file.path] ?? "file"), file.path);
 
 function line(run, file, drawing, name) {
-  const path = file.path.split("/").map(encodeURIComponent).join("/");
   return h(
     "li",
     { class: "file" },
@@ -60,7 +59,7 @@ function line(run, file, drawing, name) {
       "a",
       {
         class: "btn quiet icon small",
-        href: `/api/runs/${encodeURIComponent(run.run_id)}/artefacts/${path}`,
+        href: `/api/runs/${encodeURIComponent(run.run_id)}/artefacts/${encoded(file.path)}`,
         download: name.split("/").at(-1),
         "aria-label": _("Download {name}", { name: file.path }),
       },

@@ -13,6 +13,7 @@ export function follow(runId, { after, told, state, check, ended }) {
   let heard = Date.now();
   let waiting = 0;
   let lost = 0;
+  let checking = false;
   let over = false;
 
   function connect() {
@@ -46,13 +47,13 @@ export function follow(runId, { after, told, state, check, ended }) {
   async function again() {
     clearTimeout(waiting);
     waiting = 0;
-    if (over || socket) return;
-    try {
-      if (await check()) connect();
-      else closed({});
-    } catch (error) {
-      end({ error });
-    }
+    if (over || socket || checking) return;
+    checking = true;
+    const there = await check().catch((error) => end({ error }));
+    checking = false;
+    if (over) return;
+    if (there) connect();
+    else closed({});
   }
 
   function end(how) {

@@ -1,6 +1,6 @@
 // What is asked for on the Train page, and what the server says of it. Every part of the page sets settings here and
 // listens here; nothing else holds a value. The rules are the server's alone.
-import { _, Failure, post } from "./ui.js";
+import { _, Failure, LONG, passing, post } from "./ui.js";
 
 const DRAFT = "oneseek.draft";
 const PAUSE = 20; // milliseconds without another change before the server is asked
@@ -8,7 +8,7 @@ const AGAIN = [2000, 4000, 8000, 15000]; // milliseconds until a server that did
 
 const listeners = { change: [], verdict: [] };
 const state = {
-  settings: drafted() ?? {},
+  settings: Object.assign(Object.create(null), drafted()), // a draft or a file may say __proto__
   begun: false, // other pages write into the draft and have nothing judged
   verdict: null,
   judged: "", // the settings that the verdict is of, as JSON
@@ -27,6 +27,7 @@ export function on(what, heard) {
 
 /** The value of a setting by its dotted field, `undefined` where nobody set it: then it is the default. */
 export const value = (field) => state.settings[field];
+/** All that is set, by dotted field. */
 export const settings = () => ({ ...state.settings });
 /** The last verdict of the server: `ok`, `findings`, `estimate`, `rows`, `machine`; null before the first. */
 export const verdict = () => state.verdict;
@@ -36,21 +37,26 @@ export const settled = () => state.verdict !== null && state.failure === null &&
 export const failure = () => state.failure;
 
 /** Set settings, all at once: `undefined` or null takes one back to its default. */
-export function set(changes) {
+export const set = (changes) => change(changes, keep);
+
+function change(changes, kept) {
   const changed = Object.keys(changes).filter((field) => !same(changes[field], state.settings[field]));
   if (!changed.length) return;
   for (const field of changed) {
     if (changes[field] == null) delete state.settings[field];
     else state.settings[field] = changes[field];
   }
-  keep();
+  kept();
   tellAll("change", changed);
   if (state.begun) soon(PAUSE);
 }
 
 /** Let these settings be all that there are. */
-export const replace = (wanted) =>
-  set({ ...Object.fromEntries(Object.keys(state.settings).map((field) => [field, undefined])), ...wanted });
+export const replace = (wanted) => set(instead(wanted));
+const instead = (wanted) => ({
+  ...Object.fromEntries(Object.keys(state.settings).map((field) => [field, undefined])),
+  ...wanted,
+});
 
 /** Do what a finding's fix says, where settings alone are the fix. */
 export const mend = (finding) => set(Object.fromEntries(finding.changes.map((change) => [change.field, change.value])));
@@ -61,7 +67,7 @@ export const findings = (field) =>
 
 /** The body that the API takes: sections, and in them what was set. */
 export function body(of = state.settings) {
-  const nested = Object.create(null); // a file may say __proto__
+  const nested = Object.create(null);
   for (const [field, held] of Object.entries(of)) {
     const names = path(field);
     const last = names.pop();
@@ -79,14 +85,14 @@ export async function judge() {
   const mine = (state.asking = new AbortController());
   const judged = asked();
   try {
-    const told = await post("/api/validate?partial=true", body(), { signal: mine.signal });
+    const told = await post("/api/validate?partial=true", body(), { signal: mine.signal, patience: LONG });
     if (state.asking !== mine) return null;
     Object.assign(state, { asking: null, failure: null, failures: 0, verdict: told, judged });
   } catch (error) {
     if (state.asking !== mine) return null;
-    if (!(error instanceof Failure)) error = new Failure(0, { message: _("The server's answer can't be read.") });
+    if (!(error instanceof Failure)) error = new Failure(0, { message: _("The server’s answer can’t be read.") });
     Object.assign(state, { asking: null, failure: error });
-    if (passing(error)) soon(AGAIN[Math.min(state.failures++, AGAIN.length - 1)]);
+    if (passing(error)) soon(Math.max(1000 * error.wait, AGAIN[Math.min(state.failures++, AGAIN.length - 1)]));
   }
   if (judged !== asked()) return null; // it was changed meanwhile, and is about to be judged
   tellAll("verdict", state.verdict);
@@ -150,17 +156,24 @@ function known(held) {
   return held !== null && typeof held === "object" && !Array.isArray(held) ? held : null;
 }
 const sectioned = (held) => known(held) ?? Object.create(null);
-/** Whether the same question may be answered later: the server was away, busy, or stumbled. */
-const passing = ({ status }) => status === 0 || status === 408 || status === 429 || status >= 500;
 
+/** Whoever stumbles over what was set, which a file or another version may have written, keeps nobody else from hearing,
+ * and nothing from being judged. */
 function tellAll(what, told) {
-  for (const heard of listeners[what]) heard(told);
+  for (const heard of listeners[what]) {
+    try {
+      heard(told);
+    } catch (error) {
+      reportError(error);
+    }
+  }
 }
 
-/** Take over what is kept: it was written later than what is here. */
+/** Take over what is kept: it was written later than what is here. It is not written again: whoever types in the other
+ * tab may be further by then. */
 function takeOver() {
   const later = drafted();
-  if (later) replace(later);
+  if (later) change(instead(later), () => {});
 }
 
 addEventListener("storage", (event) => {

@@ -2,16 +2,17 @@
 
 import {
   $,
+  LONG,
   NONE,
   _,
   _n,
   clock,
+  copier,
   failure,
   fully,
   get,
   h,
   icon,
-  language,
   mark,
   moment,
   number,
@@ -143,7 +144,7 @@ function row(entry) {
       "c-at nowrap",
       h("time", { datetime: entry.timestamp, title: fully(entry.timestamp) }, moment(entry.timestamp)),
     ),
-    cell("c-run", run(entry)),
+    h("td", { class: "c-run", role: "rowheader" }, run(entry)),
     cell("c-dna", bars(entry.dna, true), h("small", {}, version(entry.dna))),
     cell("c-weights", weights(entry)),
     cell(
@@ -201,12 +202,7 @@ function weights(entry) {
 
 /** The beginning of a digest, which is copied whole. */
 const digest = (hex, label) =>
-  h(
-    "span",
-    { class: "digest" },
-    h("code", { title: hex }, `${hex.slice(0, 8)}…`),
-    h("button", { class: "btn quiet icon small", type: "button", "data-copy": hex, "aria-label": label }, icon("copy")),
-  );
+  h("span", { class: "digest" }, h("code", { title: hex }, `${hex.slice(0, 8)}…`), copier(hex, label));
 
 // -- audit ----------------------------------------------------------------------------------------------------------
 
@@ -224,7 +220,7 @@ async function audit() {
     ),
   );
   try {
-    put(place, verdict(await get("/api/ledger/audit")));
+    put(place, verdict(await get("/api/ledger/audit", { patience: LONG })));
   } catch (error) {
     put(place, failure(error));
   }
@@ -247,7 +243,7 @@ function verdict({ ok, checked, problems }) {
         checked && `${counted(checked)}. `,
         _("Audited at {time}.", { time: clock(new Date()) }),
       ),
-      problems.map(({ problem, fix }) => h("p", { lang: language === "en" ? null : "en" }, problem, " ", fix)),
+      problems.map(({ problem, fix }) => h("p", { lang: "en" }, problem, " ", fix)),
       checked?.elsewhere.length > 0 &&
         h("p", {}, _("Not compared, being in another ledger: {runs}", { runs: checked.elsewhere.join(", ") })),
     ),

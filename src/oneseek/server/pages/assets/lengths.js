@@ -1,5 +1,5 @@
 // How long the rows of a dataset are: a strip of numbers and a histogram, as each base model counts tokens.
-import { $, _, _n, count, failure, get, h, icon, mark, number, put, svg } from "./ui.js";
+import { $, LONG, _, _n, by, count, failure, get, h, icon, mark, number, put, svg } from "./ui.js";
 
 const PAUSE = 250; // milliseconds without another change before rows are counted anew
 const WIDEST = 9; // labels below the bars
@@ -42,15 +42,19 @@ export function lengthsIn(element, { hint }) {
     } catch (error) {
       if (error.name === "AbortError") return;
       state.question = ""; // it may be asked again
-      put(element, failure(error));
+      put(
+        element,
+        failure(error, () => ask(dataset, models, maxLength)),
+      );
     }
     element.removeAttribute("aria-busy");
   }
 
   function draw(shown) {
     const { dataset, models, told } = shown;
-    const known = models.filter(({ key }) => told.models[key] || told.unusable[key]);
-    const model = known.find(({ key }) => key === state.key) ?? known.find(({ key }) => told.models[key]) ?? known[0];
+    const known = models.filter(({ key }) => by(told.models, key) || by(told.unusable, key));
+    const model =
+      known.find(({ key }) => key === state.key) ?? known.find(({ key }) => by(told.models, key)) ?? known[0];
     const choose = (key) => {
       state.key = key;
       draw(shown);
@@ -72,7 +76,7 @@ function answered(dataset, models, maxLength, signal) {
     baseModels: models.map(({ key }) => key).join(","),
     ...(maxLength && { maxLength }),
   });
-  return get(`/api/datasets/${dataset.sha256}/statistics?${query}`, { signal });
+  return get(`/api/datasets/${dataset.sha256}/statistics?${query}`, { signal, patience: LONG });
 }
 
 const waiting = (dataset) => [
@@ -88,7 +92,7 @@ const waiting = (dataset) => [
 // -- the numbers -----------------------------------------------------------------------------------------------------
 
 function strip(dataset, told, model) {
-  const counted = told.models[model?.key];
+  const counted = by(told.models, model?.key);
   const { median, p95, max } = counted?.tokens ?? told.characters;
   const unit = counted ? _("tokens") : _("characters");
   return h(
@@ -139,9 +143,9 @@ function heading(dataset, models, model, choose) {
 }
 
 function picture(dataset, told, model, hint) {
-  const counted = told.models[model?.key];
+  const counted = by(told.models, model?.key);
   if (!counted) {
-    const why = told.unusable[model?.key];
+    const why = by(told.unusable, model?.key);
     return h(
       "div",
       { class: "hist none" },

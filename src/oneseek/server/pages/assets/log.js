@@ -1,5 +1,5 @@
 // What happened in a run, in sentences, newest first.
-import { $, _, _n, clock, fully, h, icon, number, put } from "./ui.js";
+import { $, _, _n, by, clock, fully, h, icon, number, put } from "./ui.js";
 import { gone, of, ranking } from "./course.js";
 
 const MOST = 200; // sentences on the page
@@ -9,11 +9,16 @@ export const empty = () => ({ entries: [], drawn: 0, told: 0 });
 
 /** Note what an event means, before it is folded. course: the run until then. */
 export function note(log, event, course) {
-  for (const [drawing, tone, text, problem] of SENTENCES[event.type]?.(event, course) ?? []) {
-    log.entries.push({ at: event.timestamp, drawing, tone, text, problem });
-    log.told += 1;
-  }
+  for (const sentence of SENTENCES[event.type]?.(event, course) ?? []) add(log, event.timestamp, sentence);
   if (log.entries.length > 2 * MOST) log.entries.splice(0, log.entries.length - MOST);
+}
+
+/** Note that a run is certified: no event says so, its status does. */
+export const noteCertified = (log, at) => add(log, at, ["seal", "good", _("Certified and entered in the ledger")]);
+
+function add(log, at, [drawing, tone, text, problem]) {
+  log.entries.push({ at, drawing, tone, text, problem });
+  log.told += 1;
 }
 
 /** Add what is new to a list; what is old leaves it at the end. */
@@ -74,9 +79,7 @@ const SENTENCES = {
   ],
   run_queued: ({ device }) => [["clock", "", _("Waits for its turn on {device}", { device })]],
   training_resumed: ({ epoch }) => [
-    epoch
-      ? ["play", "", _n(epoch, "Goes on after epoch {n}", "Goes on after epoch {n}")]
-      : ["play", "", _("Started: the models are prepared")],
+    ["play", "", epoch ? _("Goes on after epoch {n}", { n: number(epoch) }) : _("Started: the models are prepared")],
   ],
   run_planned: ({ models, at_once, excluded_validation_rows }) => {
     const count = Object.keys(models).length;
@@ -129,7 +132,7 @@ const SENTENCES = {
     return moved.length ? [["shift", "", _("Weights moved: {moves}", { moves: moved.join(", ") })]] : [];
   },
   epoch_end: (event, course) => {
-    const before = leader(course, course.done, course.rankBy);
+    const before = leader(course);
     const after = first(event, course);
     const n = number(event.epoch);
     const led = after && { n, model: after.model.name, value: number(after.value, 3) };
@@ -137,7 +140,7 @@ const SENTENCES = {
       [
         "check",
         "good",
-        led ? _("Epoch {n} committed: {model} leads with {value}", led) : _("Epoch {n} committed", { n }),
+        led ? _("Epoch {n} committed: {model} leads at {value}", led) : _("Epoch {n} committed", { n }),
       ],
       ...(before && after && before !== after.model
         ? [["flag", "", _("{model} takes the lead from {other}", { model: after.model.name, other: before.name })]]
@@ -178,16 +181,10 @@ const SENTENCES = {
   ],
 };
 
-/** When a run is certified, no event says so: its status does. */
-export function noteCertified(log, at) {
-  log.entries.push({ at, drawing: "seal", tone: "good", text: _("Certified and entered in the ledger") });
-  log.told += 1;
-}
-
 const named = (course, model, epoch) => ({ model: of(course, model).name, n: number(epoch) });
 
-function leader(course, done) {
-  const [best] = done ? ranking(course) : [];
+function leader(course) {
+  const [best] = course.done ? ranking(course) : [];
   return best && best.value != null && !gone(best.model) ? best.model : null;
 }
 
@@ -195,8 +192,8 @@ function leader(course, done) {
 function first(event, course) {
   const values = course.rankBy === "val_loss" ? event.val_losses : event.bits_per_byte;
   const found = course.models
-    .filter((model) => values[model.key] != null && !(model.key in event.quarantined))
-    .map((model) => ({ model, value: values[model.key] }))
+    .map((model) => ({ model, value: by(values, model.key) }))
+    .filter(({ model, value }) => value != null && !Object.hasOwn(event.quarantined, model.key))
     .sort((a, b) => a.value - b.value);
   return found[0] ?? null;
 }

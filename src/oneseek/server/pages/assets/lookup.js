@@ -1,12 +1,14 @@
 // Base models that are not here: looked up on the hub, selected, downloaded. Conversions of those that are here.
-import { convert as beginToConvert, download, over, row, running } from "./downloads.js";
-import { $, _, badge, failed, failure, get, h, icon, put, tell } from "./ui.js";
+import { convert as beginToConvert, download, row, running } from "./downloads.js";
+import { over } from "./tasks.js";
+import { $, _, badge, encoded, failed, failure, get, h, icon, put, tell } from "./ui.js";
 import { badges, chosen, facts, keyOf, learn, meant, modelOf, refresh, select, work } from "./train.js";
 
 const field = $("#hub");
 const found = $("#hub-found");
 let asking = null;
 
+/** Take over the field of another model, once. */
 export function begin() {
   field.addEventListener("input", () => put(found));
 }
@@ -56,7 +58,7 @@ export async function resume() {
   for (const task of tasks) follow(meant(task.about.model)?.key ?? task.about.model, task);
 }
 
-const ask = (name, signal) => get(`/api/models/${name.split("/").map(encodeURIComponent).join("/")}`, { signal });
+const ask = (name, signal) => get(`/api/models/${encoded(name)}`, { signal });
 
 function show(id, model) {
   const here = meant(id) ?? meant(model.hub_id ?? "");
@@ -107,7 +109,7 @@ async function begun(name, asked) {
 }
 
 function follow(name, task) {
-  if (!over(task)) tell(task.warning ?? "");
+  if (!over(task) && task.warning) tell(task.warning);
   const element = row(task, { named: false, onEnd: end });
   work(name, element);
 

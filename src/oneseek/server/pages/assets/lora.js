@@ -1,9 +1,9 @@
 // Which modules get an adapter: chips for those that the selected models have, and a table of how much of each model
 // they reach, as the server tells it.
 import * as form from "./form.js";
-import { effective, line as message } from "./settings.js";
-import { chosen, keyOf, modelOf, renew } from "./train.js";
-import { $, $$, _, _n, count, get, h, icon, mark, number, put, svg } from "./ui.js";
+import { effective, message } from "./settings.js";
+import { chosen, keyOf, modelOf } from "./train.js";
+import { $, $$, _, _n, count, encoded, get, h, icon, mark, number, put, redraw, svg } from "./ui.js";
 
 const FIELD = "lora.target_modules";
 const PAUSE = 150; // milliseconds without another change before the server is asked
@@ -15,6 +15,7 @@ const table = $("#coverage");
 const known = new Map(); // model and what was asked for -> coverage, or the error; null while it is asked
 let timer = 0;
 
+/** Draw targets and coverage, and keep them drawn. */
 export function begin() {
   form.on("change", (fields) => fields.some(matters) && draw());
   form.on("verdict", () => {
@@ -102,7 +103,7 @@ function drawTargets() {
   const forbidden = (name) => models.every((model) => !modules(model).includes(name) || name in model.forbidden);
   const on = union(models.map((model) => meant(model, asked())));
   const names = union([...models.map(modules), on]).filter((name) => on.includes(name) || !forbidden(name));
-  renew(chips, names, () => names.map(chip));
+  redraw(chips, names, () => names.map(chip));
   for (const input of $$("input", chips)) {
     const lacking = models.filter((model) => model.linear_modules.length && !has(model, input.value));
     input.checked = on.includes(input.value);
@@ -165,7 +166,7 @@ const identity = (model) => `${question(model)} ${model.size_bytes}`;
 function question(model) {
   const name = model.source === "hub" ? model.hub_id : model.key;
   const wanted = [askedOf(model.key)].flat().join(",");
-  return `/api/models/${name.split("/").map(encodeURIComponent).join("/")}?targetModules=${encodeURIComponent(wanted)}`;
+  return `/api/models/${encoded(name)}?targetModules=${encodeURIComponent(wanted)}`;
 }
 
 function drawTable() {
@@ -181,7 +182,7 @@ function drawTable() {
   const answers = selected().map((model) => known.get(identity(model)));
   table.ariaBusy = String(answers.includes(null));
   table.toggleAttribute("data-old", !answers.every(Boolean));
-  renew(table, [columns, rows], () => [matrix(columns, rows), legend(), refusals(rows)]);
+  redraw(table, [columns, rows], () => [matrix(columns, rows), legend(), refusals(rows)]);
 }
 
 function matrix(columns, rows) {
@@ -204,12 +205,12 @@ function matrix(columns, rows) {
     h(
       "tbody",
       {},
-      rows.map((row) => line(row, columns)),
+      rows.map((row) => rowOf(row, columns)),
     ),
   );
 }
 
-const line = (row, columns) =>
+const rowOf = (row, columns) =>
   h(
     "tr",
     {},
@@ -286,5 +287,5 @@ function trainable({ told, shapes, rank }) {
 function say() {
   const own = chosen().flatMap((name) => form.findings(`per_model.${keyOf(name)}.${FIELD}`));
   const said = [...form.findings(FIELD), ...own];
-  renew($("#targets-said"), said, () => said.map(message));
+  redraw($("#targets-said"), said, () => said.map(message));
 }

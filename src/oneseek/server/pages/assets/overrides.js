@@ -1,12 +1,13 @@
 // Settings of one model: what is left empty is as above, for all of them.
 import * as form from "./form.js";
-import { effective, line as message, written } from "./settings.js";
-import { chosen, keyOf, modelOf, renew } from "./train.js";
-import { $, $$, _, _n, badge, h, icon, language, mark, put } from "./ui.js";
+import { effective, message, numberIn, tallied, written } from "./settings.js";
+import { chosen, keyOf, modelOf } from "./train.js";
+import { $, $$, _, _n, h, icon, mark, put, redraw } from "./ui.js";
 
 const list = $("#overrides-list");
 const parts = new Map(); // key -> its details
 
+/** Draw the settings of each selected model, and keep them drawn. */
 export function begin() {
   form.on("change", draw);
   form.on("verdict", say);
@@ -25,8 +26,8 @@ function draw() {
 function drawPart(key, name, place) {
   const part = parts.get(key) ?? newPart(key);
   if (list.children[place] !== part) list.insertBefore(part, list.children[place] ?? null);
-  renew($(".mk-wrap", part), place, () => [mark(place)]);
-  renew($("b", part), name, () => [name]);
+  redraw($(".mk-wrap", part), place, () => [mark(place)]);
+  redraw($("b", part), name, () => [name]);
   const own = Object.keys(form.settings()).filter((field) => field.startsWith(`per_model.${key}.`));
   put($(".end", part), own.length ? _n(own.length, "{n} override", "{n} overrides") : _("as above"));
   for (const box of $$("[data-own]", part)) drawField(key, box);
@@ -74,8 +75,7 @@ function read(control) {
     const names = text.split(/[\s,]+/).filter(Boolean);
     return names.length === 1 && ["auto", "all-linear"].includes(names[0]) ? names[0] : names;
   }
-  const value = Number(language === "sv" ? text.replace(",", ".") : text);
-  return Number.isFinite(value) ? value : text;
+  return numberIn(text);
 }
 
 /** A value as its field has it; what a template wrote of a default is text. */
@@ -95,7 +95,7 @@ const word = (control, value) => [...control.options].find((option) => option.va
 function say() {
   for (const [key, part] of parts) sayOf(key, part);
   const stray = form.findings("per_model").filter((finding) => !parts.has(finding.field.split(".")[1]));
-  renew($("#overrides-said"), stray, () => stray.map(strayed));
+  redraw($("#overrides-said"), stray, () => stray.map(strayed));
 }
 
 function sayOf(key, part) {
@@ -106,14 +106,9 @@ function sayOf(key, part) {
     const wrong = about.some((finding) => finding.severity === "error");
     control.ariaInvalid = wrong ? "true" : null;
     control.classList.toggle("warned", about.length > 0 && !wrong);
-    renew($(`#${CSS.escape(control.id)}-said`, part), about, () => about.map(message));
+    redraw($(`#${CSS.escape(control.id)}-said`, part), about, () => about.map(message));
   }
-  const errors = all.filter((finding) => finding.severity === "error").length;
-  const warnings = all.length - errors;
-  renew($(".said", part), [errors, warnings], () => [
-    errors > 0 && badge("bad", "err", _n(errors, "{n} error", "{n} errors")),
-    warnings > 0 && badge("warn", "warn", _n(warnings, "{n} warning", "{n} warnings")),
-  ]);
+  redraw($(".said", part), all, () => tallied(all));
 }
 
 /** Settings of a model that is not selected: what a file may have had. */

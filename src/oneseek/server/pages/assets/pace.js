@@ -1,6 +1,7 @@
 // How far a run is: percent, epochs, time left, the countdown of auto-stop, and downloads before it begins.
-import { $, _, _n, bytes, clock, duration, h, mark, moment, number, put, small, svg } from "./ui.js";
+import { $, _, _n, bytes, clock, duration, h, mark, moment, number, plain, put, svg } from "./ui.js";
 import { secondsLeft, trained } from "./course.js";
+import { HALTED, OVER } from "./standing.js";
 
 const MOST_BARS = 12; // epochs with a bar of their own
 const MOST_TICKS = 60;
@@ -71,7 +72,7 @@ function when(course) {
     _n(course.total, "{done} of {n} epoch", "{done} of {n} epochs", { done: number(course.done) }),
     left == null ? "" : _("about {time} left", { time: duration(left) }),
     course.startedAt &&
-      _("started {time}", { time: today ? clock(course.startedAt).slice(0, 5) : moment(course.startedAt) }),
+      _("started {time}", { time: today ? clock(course.startedAt, { seconds: false }) : moment(course.startedAt) }),
   ];
   return parts.filter(Boolean).join(" · ");
 }
@@ -100,7 +101,15 @@ function sentence({ course, off, remaining, threshold }) {
   if (course.triggered) return _("Auto-stop ended it: nothing more was learned.");
   if (off) return _("Auto-stop is off: every epoch is trained.");
   if (remaining == null) return "";
-  if (["completed", "certified"].includes(course.status)) return _("Auto-stop was on, and had no reason to end it.");
+  if (OVER.includes(course.status)) return _("Auto-stop was on, and had no reason to end it.");
+  if (HALTED.includes(course.status)) {
+    return _n(
+      remaining,
+      "Once resumed, it stops in {n} epoch unless the loss moves by {threshold}",
+      "Once resumed, it stops in {n} epochs unless the loss moves by {threshold}",
+      { threshold: plain(threshold) },
+    );
+  }
   return _n(
     remaining,
     "Stops in {n} epoch unless the loss moves by {threshold}",
@@ -141,10 +150,6 @@ function dial(remaining, parts) {
     svg("text", { x: 22, y: 27.5 }, remaining == null ? "–" : number(remaining)),
   ];
 }
-
-/** A setting as it was written: 0.001, 1.3, 1e-5. */
-export const plain = (value) =>
-  Math.abs(value) < 1e-4 ? small(value) : number(value, (String(value).split(".")[1] ?? "").length);
 
 // -- downloads ------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 // Fields for a passphrase: shown or hidden, how strong a new one is, whether it was written the same twice.
 import { $, $$, _, h, icon, number, put } from "./ui.js";
 
-export const SHORTEST = 12; // characters, as the server counts them
+const SHORTEST = 12; // characters, as the server counts them
 const FEW = 5; // different characters; fewer are guessed in no time
 
 /** Characters as the server counts them: keyboards write an å as one or as two. */
@@ -48,6 +48,7 @@ export function judged(input, again) {
     setTimeout(draw); // the fields are emptied after this
   });
   again.addEventListener("blur", () => again.value && (asked = true) && draw());
+  draw();
   return () => {
     asked = true;
     draw();
@@ -74,15 +75,17 @@ export function judged(input, again) {
 function verdict(text, asked) {
   const written = characters(text);
   const n = number(written.length);
-  if (!written.length) return [0, asked ? _("A passphrase is needed.") : "", asked ? "bad" : ""];
+  if (!written.length && asked) return [0, _("A passphrase is needed."), "bad"];
+  if (!written.length) {
+    return [0, _("At least {least} characters. Three or four words are easiest to keep.", { least: SHORTEST }), ""];
+  }
   if (written.length < SHORTEST) {
     return [1, _("{n} of at least {least} characters.", { n, least: SHORTEST }), asked ? "bad" : ""];
   }
   if (new Set(written).size < FEW) {
     return [1, _("{n} characters, but nearly all the same: that is easy to guess.", { n }), "warn"];
   }
-  if (written.length < 16)
-    return [2, _("Long enough: {n} characters. Three or four words are easiest to keep.", { n }), "good"];
+  if (written.length < 16) return [2, _("Long enough: {n} characters.", { n }), "good"];
   if (written.length < 24) return [3, _("Good: {n} characters, if they can’t be found in a book.", { n }), "good"];
   return [4, _("Strong: {n} characters, if they can’t be found in a book.", { n }), "good"];
 }

@@ -1,10 +1,11 @@
 // The Playground: one prompt, put to a run's adapters and to their base models, each answer shown while it is written.
-import { $, $$, _, failed, failure, get, h, icon, mark, moment, number, put, reached, tell } from "./ui.js";
-import { called, outside, place } from "./entrants.js";
+import { $, $$, _, failed, failure, get, h, icon, mark, moment, number, plain, put, reached, tell } from "./ui.js";
+import { OVER, called, outside, place } from "./standing.js";
 import { begun, drawn, spoken } from "./exchange.js";
 import { lines } from "./lines.js";
 
 const HISTORY = "oneseek.playground";
+const PROMPT = "oneseek.prompt"; // what is being written: signing in again must not lose it
 const MOST_KEPT = 20; // exchanges of this visit
 const NUMBERS = { tokens: "maxNewTokens", temperature: "temperature", "top-p": "topP", seed: "seed" };
 
@@ -12,14 +13,21 @@ let run = null; // of GET /api/runs/{id}
 let asking = null; // the AbortController of the question that is being answered
 let now = null; // the exchange that is shown in full
 
-begin().catch((error) => {
-  put($("#none"), failure(error));
-  $("#none").hidden = false;
-});
+start();
+
+async function start() {
+  put($("#none"));
+  try {
+    await begin();
+  } catch (error) {
+    put($("#none"), failure(error, start));
+  }
+  $("#none").hidden = !$("#none").hasChildNodes();
+}
 
 async function begin() {
   const { runs } = await get("/api/runs");
-  const finished = runs.filter((each) => ["certified", "completed"].includes(each.status) && !outside(each));
+  const finished = runs.filter((each) => OVER.includes(each.status) && !outside(each));
   const wanted = new URLSearchParams(location.search).get("run");
   drawHistory();
   if (!finished.length) return nothing(runs.some((each) => each.run_id === wanted) && wanted);
@@ -32,9 +40,10 @@ async function begin() {
     say($("#run-said"), _("{run} has no adapters to ask, so another run is chosen.", { run: wanted }), "warn");
   }
   $("#run").value = known ? wanted : finished[0].run_id;
+  await choose();
+  $("#prompt").value ||= remembered();
   $("#ask").hidden = false;
   listen();
-  await choose();
 }
 
 function nothing(wanted) {
@@ -56,7 +65,6 @@ function nothing(wanted) {
         h("a", { class: "btn", href: `/runs/${encodeURIComponent(wanted)}` }, _("See how {run} goes", { run: wanted })),
     ),
   );
-  $("#none").hidden = false;
 }
 
 const label = (each) =>
@@ -69,8 +77,7 @@ const label = (each) =>
 function listen() {
   $("#run").addEventListener("change", () => {
     say($("#run-said"), "");
-    history.replaceState(null, "", `?run=${encodeURIComponent($("#run").value)}`);
-    choose().catch(failed);
+    change();
   });
   $("#ask").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -85,6 +92,7 @@ function listen() {
   $("#ask").addEventListener("input", (event) => {
     if (event.target.hasAttribute("aria-invalid")) right(event.target);
     if (event.target.name === "model") sayModels();
+    if (event.target.id === "prompt") remember(event.target.value);
     sayHow();
   });
   $("#stop").addEventListener("click", () => asking?.abort());
@@ -98,9 +106,23 @@ function listen() {
 
 // -- who is asked ---------------------------------------------------------------------------------------------------
 
+/** Take another run; where the server does not tell of it, the one before stays. */
+async function change(models) {
+  try {
+    await choose(models);
+    history.replaceState(null, "", `?run=${encodeURIComponent(run.run_id)}`);
+  } catch (error) {
+    $("#run").value = run.run_id;
+    failed(error);
+  }
+}
+
 /** Take the run that is chosen: its models (all of them, unless some are named), and its sample prompts. */
 async function choose(models = null) {
-  run = await get(`/api/runs/${encodeURIComponent($("#run").value)}`);
+  const id = $("#run").value;
+  const told = await get(`/api/runs/${encodeURIComponent(id)}`);
+  if (id !== $("#run").value) return; // another one was chosen meanwhile
+  run = told;
   put(
     $("#chips"),
     run.base_models.map((key) => chip(key, models)),
@@ -147,6 +169,7 @@ function chip(key, models) {
 
 function suggest(prompt) {
   $("#prompt").value = prompt;
+  remember(prompt);
   right($("#prompt"));
   $("#prompt").focus();
 }
@@ -201,7 +224,7 @@ function say(at, text, tone = "") {
 /** What answers are drawn with, beside the fold that hides it. */
 function sayHow() {
   const [most, heat] = ["tokens", "temperature"].map((id) => Number($(`#${id}`).value));
-  const choice = heat > 0 ? _("temperature {n}", { n: number(heat, decimals(heat)) }) : _("always the likeliest token");
+  const choice = heat > 0 ? _("temperature {n}", { n: plain(heat) }) : _("always the likeliest token");
   $("#how-said").textContent = `${_("up to {n} tokens", { n: number(most) })}, ${choice}`;
 }
 
@@ -232,6 +255,7 @@ async function ask() {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
       signal: asking.signal,
+      patience: 0,
     });
     for await (const line of lines(answer)) {
       if (line.error) throw Object.assign(new Error(line.error.message), line.error);
@@ -290,17 +314,38 @@ function busy(yes) {
 
 function kept() {
   try {
-    return JSON.parse(sessionStorage.getItem(HISTORY)) ?? [];
+    return JSON.parse(sessionStorage.getItem(HISTORY)).filter(isExchange);
   } catch {
-    return []; // what somebody else wrote there is no history
+    return []; // none yet, or what another version wrote
   }
 }
+
+const isExchange = ({ title, at, asked: { prompts }, models, answers }) =>
+  [title, prompts[0], ...answers.map(({ text }) => text)].every((text) => typeof text === "string") &&
+  Number.isFinite(at) &&
+  answers.every(({ model }) => models.some(({ key }) => key === model));
 
 function keep(exchanges) {
   try {
     sessionStorage.setItem(HISTORY, JSON.stringify(exchanges.slice(0, MOST_KEPT)));
   } catch {
     // private windows keep nothing, and long answers may not fit: the page works all the same
+  }
+}
+
+function remember(prompt) {
+  try {
+    sessionStorage.setItem(PROMPT, prompt);
+  } catch {
+    // it is only lost with the page, then
+  }
+}
+
+function remembered() {
+  try {
+    return sessionStorage.getItem(PROMPT) ?? "";
+  } catch {
+    return "";
   }
 }
 
@@ -339,7 +384,7 @@ function drawHistory() {
 async function use({ runId, asked: was }) {
   if ($$("#run option").some((option) => option.value === runId)) {
     $("#run").value = runId;
-    await choose(was.models).catch(failed);
+    await change(was.models);
   }
   $("#prompt").value = was.prompts[0];
   $("#system").value = was.system ?? "";
@@ -351,4 +396,3 @@ async function use({ runId, asked: was }) {
 }
 
 const short = (text, most = 60) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
-const decimals = (value) => (String(value).split(".")[1] ?? "").length;

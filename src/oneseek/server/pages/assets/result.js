@@ -1,17 +1,19 @@
 // What a run leaves behind: who won and by what, its certificate, sample answers, the curve, weights and files.
 import {
   $,
+  LONG,
   _,
   _n,
+  by,
   bytes,
   failed,
   failure,
   get,
   h,
   icon,
-  language,
   mark,
   number,
+  part,
   percent,
   post,
   put,
@@ -19,12 +21,9 @@ import {
   svg,
 } from "./ui.js";
 import { certificate, seal } from "./certificate.js";
-import { called, outside, place, ranked } from "./entrants.js";
+import { OVER, called, outside, place, rankedBy } from "./standing.js";
 import { files } from "./files.js";
 import { samples } from "./samples.js";
-
-const SERVER = language === "en" ? null : "en"; // causes and problems are told in English
-const DONE = ["completed", "certified"];
 
 let shown = ""; // the document that is shown, as JSON: what it takes is asked for once
 
@@ -46,8 +45,15 @@ export async function show(run) {
   samples(run);
   if (Array.isArray(left)) files(run, kept);
   else {
-    put($("#files"), h("li", {}, failure(left)));
-    shown = ""; // asked for again when the document is told again
+    shown = ""; // asked for again when the document is told again, too
+    put(
+      $("#files"),
+      h(
+        "li",
+        {},
+        failure(left, () => show(run)),
+      ),
+    );
   }
   $("#left-part").hidden = false;
   certificate(run, kept);
@@ -56,7 +62,7 @@ export async function show(run) {
 }
 
 const api = (run) => `/api/runs/${encodeURIComponent(run.run_id)}`;
-const done = (run) => DONE.includes(run.status);
+const done = (run) => OVER.includes(run.status);
 
 // -- how it stands --------------------------------------------------------------------------------------------------
 
@@ -94,7 +100,7 @@ function notLogged(run) {
     button.setAttribute("aria-disabled", "true");
     put(trouble);
     try {
-      const told = await post(`${api(run)}/certify`);
+      const told = await post(`${api(run)}/certify`, {}, { patience: LONG });
       if (told.problem) put(trouble, failure({ message: told.problem, fix: told.fix }));
       else location.reload(); // the whole page shows another status then
     } catch (error) {
@@ -106,7 +112,7 @@ function notLogged(run) {
     "tree",
     _("Complete, but not yet in the ledger"),
     run.problem
-      ? h("span", { lang: SERVER }, run.problem)
+      ? h("span", { lang: "en" }, run.problem)
       : _("Everything is trained and kept. It is certified when it is signed and entered in the ledger."),
     trouble,
   );
@@ -150,7 +156,7 @@ function actions(run, kept) {
 }
 
 /** Fill the Train form; most who look at a run don't, so what that takes is loaded only then. */
-const again = (run) => import("./again.js").then((module) => module.again(run)).catch(failed);
+const again = async (run) => (await part(import("./again.js")))?.again(run).catch(failed);
 
 // -- who won --------------------------------------------------------------------------------------------------------
 
@@ -171,7 +177,7 @@ function winner(run) {
 
 /** The figures that decide, as they were measured. */
 function sentences(run, board, first) {
-  const metric = ranked(run);
+  const metric = rankedBy(run);
   const rivals = board.filter((each) => each !== first && each[metric] != null);
   const second = rivals[0];
   return [
@@ -195,7 +201,7 @@ function sentences(run, board, first) {
 
 function best(run, first) {
   const last = run.current_epoch;
-  if (first.best_epoch === last) return _n(last, "Its one epoch was kept.", "Its last epoch of {n} was its best.");
+  if (first.best_epoch === last) return _n(last, "Its only epoch was kept.", "Its last epoch of {n} was its best.");
   return run.config?.training?.keep === "last"
     ? _("Its best epoch was {best} of {last}; the last was kept, as asked.", { best: first.best_epoch, last })
     : _("Its best epoch was {best} of {last}, and that was kept.", { best: first.best_epoch, last });
@@ -208,14 +214,14 @@ const figure = (metric, value) =>
 
 function standingOf(run, each) {
   const out = each.status === "quarantined" || each.status === "failed";
-  const cause = each.cause ?? run.failed_models?.[each.model];
+  const cause = each.cause ?? by(run.failed_models, each.model);
   return h(
     "li",
     {},
     out ? h("span", { class: "medal-out" }, icon("ban")) : medal(each.rank),
     h("span", { class: out ? "who-won muted" : "who-won" }, mark(place(run, each.model)), called(run, each.model)),
-    h("span", { class: out ? "num muted" : "num" }, out ? _("quarantined") : number(each[ranked(run)], 3)),
-    cause && h("small", { class: "why", lang: SERVER }, cause),
+    h("span", { class: out ? "num muted" : "num" }, out ? _("quarantined") : number(each[rankedBy(run)], 3)),
+    cause && h("small", { class: "why", lang: "en" }, cause),
   );
 }
 
@@ -239,7 +245,7 @@ async function curve(run) {
       import("./charts.js"),
       get(`/api/training/${encodeURIComponent(run.run_id)}/metrics`),
     ]);
-    const metric = ranked(run);
+    const metric = rankedBy(run);
     const of = (epoch) => (metric === "bits_per_byte" ? epoch.bits_per_byte : epoch.val_losses) ?? {};
     chart(at, {
       title: metric === "bits_per_byte" ? _("Validation bits per byte") : _("Validation loss"),
@@ -249,23 +255,27 @@ async function curve(run) {
         place: index,
         name: called(run, key),
         points: told.training_history
-          .filter((epoch) => of(epoch)[key] != null)
-          .map((epoch) => [epoch.epoch, of(epoch)[key]]),
-        dead: run.failed_models?.[key],
+          .map((epoch) => [epoch.epoch, by(of(epoch), key)])
+          .filter(([, value]) => value != null),
+        dead: by(run.failed_models, key),
       })),
       digits: 3,
       better: "lower",
       empty: _("No epoch was measured."),
     });
   } catch (error) {
-    put(at, failure(error));
+    if (at.classList.contains("chart")) return; // an older one is better than none
+    put(
+      at,
+      failure(error, () => curve(run)),
+    );
   }
 }
 
 /** How much each adapter counts where all of them are used together. */
 function weights(run) {
   const told = run.final_weights;
-  const keys = run.base_models.filter((key) => told?.[key] != null);
+  const keys = run.base_models.filter((key) => by(told, key) != null);
   $("#weights-part").hidden = keys.length < 2;
   if (keys.length < 2) return;
   const sum = keys.reduce((all, key) => all + told[key], 0);
@@ -299,7 +309,7 @@ function showOld(run) {
   const told = Object.entries(run.documents);
   put(
     $("#result-said"),
-    notice("info", _("From the old system"), h("span", { lang: SERVER }, run.reason, " ", run.problem)),
+    notice("info", _("From the old system"), h("span", { lang: "en" }, run.reason, " ", run.problem)),
     h(
       "dl",
       { class: "pairs" },

@@ -1,7 +1,7 @@
 // The dialog before the start: every error and every warning in the server's words, and the start itself.
-import { $, _, _n, bytes, duration, failure, h, icon, number, post, put } from "./ui.js";
+import { $, LONG, _, _n, bytes, duration, failure, h, icon, post, put } from "./ui.js";
 import * as form from "./form.js";
-import { effective, fixButton, labelOf, show, tongue } from "./settings.js";
+import { effective, fixButton, focusIn, labelOf, placeOf, stepOf, tongue } from "./settings.js";
 
 const dialog = $("#review");
 const start = $("#start");
@@ -22,6 +22,11 @@ read.addEventListener("change", drawStart);
 start.addEventListener("click", begin);
 form.on("change", () => dialog.open && drawStart());
 form.on("verdict", () => dialog.open && draw());
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  state.busy = false; // the run was started, and somebody came back
+  dialog.close();
+});
 
 function draw() {
   const found = form.verdict()?.findings ?? [];
@@ -78,11 +83,17 @@ function entry(finding, tone, sign) {
     show(finding);
   };
   const lang = tongue(finding);
+  const [problem, ...rest] = finding.problem.split("\n");
   return h(
     "li",
     { class: "finding" },
     icon(sign, tone),
-    h("p", { class: "words", lang }, finding.problem),
+    h(
+      "div",
+      { class: "words", lang },
+      h("p", {}, problem),
+      rest.map((line) => h("p", { class: "rest" }, line)),
+    ),
     fixButton(finding, "btn small") ??
       h(
         "button",
@@ -92,6 +103,16 @@ function entry(finding, tone, sign) {
       ),
     h("p", {}, h("span", { lang }, finding.fix), " ", h("span", { class: "rule", lang: "en" }, finding.rule)),
   );
+}
+
+/** Show where a finding belongs, and put the focus there. */
+function show(finding) {
+  const place = placeOf(finding.field) ?? $(`#${stepOf(finding.field)}`);
+  for (let around = place; around; around = around.parentElement?.closest("details")) {
+    if (around.matches("details")) around.open = true;
+  }
+  place.scrollIntoView({ block: "center" });
+  focusIn(place);
 }
 
 function summary() {
@@ -123,7 +144,7 @@ function drawStart() {
 /** What stands in the way of the start, "" for nothing. */
 function whyNot() {
   if (state.busy) return _("The run is being started.");
-  if (form.failure()) return _("The server does not answer. These settings can't be checked now.");
+  if (form.failure()) return _("The server does not answer. These settings can’t be checked now.");
   if (!form.settled()) return _("The settings are being checked.");
   const found = form.verdict().findings;
   const errors = found.filter((finding) => finding.severity === "error").length;
@@ -137,7 +158,7 @@ async function begin() {
   state.error = null;
   drawStart();
   try {
-    const { run_id: run } = await post("/api/admin/training/start-dna-v2", form.body());
+    const { run_id: run } = await post("/api/admin/training/start-dna-v2", form.body(), { patience: LONG });
     form.forget();
     location.assign(`/runs/${encodeURIComponent(run)}`); // it stays busy: one run is enough
   } catch (error) {
@@ -150,7 +171,7 @@ async function begin() {
 
 /** Where the answer was lost, the run may have begun all the same. */
 function refusal(error) {
-  const unsure = error.status === 0;
+  const unsure = [0, 502, 504].includes(error.status);
   return [
     failure(error),
     unsure &&

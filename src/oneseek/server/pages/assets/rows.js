@@ -1,6 +1,9 @@
 // The rows of a dataset: those that can't be used, and the first ones, with what is learned from each.
 import { _, _n, badge, h, icon, language, number, put, reached } from "./ui.js";
 
+/** The rule that finds rows which can't be used: they are shown by themselves, so its finding is not. */
+export const BAD_ROWS = "dataset-rows-are-good";
+
 const LONGEST = 1500; // characters of a turn that are shown at once
 const AROUND = 90; // characters of a bad row on each side of what is wrong
 const READ = 2 << 20; // bytes of a file that are read to show its bad rows
@@ -17,10 +20,10 @@ export function problems(dataset, { aside = false, setAside } = {}) {
     ? _n(bad, "{n} row is set aside, {rows} are trained on", "{n} rows are set aside, {rows} are trained on", {
         rows: number(dataset.rows),
       })
-    : _n(bad, "{n} row cannot be used", "{n} rows cannot be used");
+    : _n(bad, "{n} row can’t be used", "{n} rows can’t be used");
   const list = h(
     "ol",
-    { tabindex: 0, "aria-label": _("Rows that cannot be used") },
+    { tabindex: 0, "aria-label": _("Rows that can’t be used") },
     dataset.bad_rows.map((each) => group(each, dataset)),
   );
   const box = h(
@@ -56,6 +59,7 @@ export function problems(dataset, { aside = false, setAside } = {}) {
 const placeOf = (line, { container }) =>
   container === "parquet" ? _("row {n}", { n: number(line) }) : _("line {line}", { line: number(line) });
 
+/** How many rows of a dataset can't be used. */
 export const badRows = (dataset) => dataset.bad_rows.reduce((sum, { count }) => sum + count, 0);
 
 function group({ kind, count, examples }, dataset) {
@@ -164,7 +168,7 @@ export const examples = (rows, dataset) =>
         {},
         icon("chev"),
         h("span", { lang: "" }, row === null ? "…" : summary(row, told)),
-        problem && badge("bad", "err", _("Cannot be used")),
+        problem && badge("bad", "err", _("Can’t be used")),
         h("span", { class: "muted nowrap" }, placeOf(line, dataset)),
       ),
       problem && h("p", { class: "msg" }, icon("err", "bad"), h("span", { lang: "en" }, sentence(problem))),

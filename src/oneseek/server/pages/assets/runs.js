@@ -1,34 +1,12 @@
 // All runs: filtered, searched, selected and compared. What is filtered and selected stands in the address.
 
-import {
-  $,
-  NONE,
-  _,
-  _n,
-  badge,
-  clock,
-  duration,
-  failed,
-  failure,
-  fully,
-  get,
-  h,
-  icon,
-  language,
-  mark,
-  moment,
-  number,
-  put,
-  status,
-} from "./ui.js";
-import { bars } from "./dna.js";
+import { $, _, _n, clock, failure, get, h, icon, number, part, put } from "./ui.js";
+import { comparable, line } from "./listing.js";
+import { GOING, kind } from "./standing.js";
 
 const PAGE = 50;
 const PERIOD = 5000; // ms between two looks while something runs
 const MOST = 6; // runs compared at once: as many as there are colours
-
-const OVER = ["stopped", "interrupted", "failed", "damaged", "completed", "certified"];
-const MOVING = ["queued", "preparing", "training", "stopping"];
 
 let runs = null; // null as long as the server has told none
 let waiting = new Map(); // place in the queue by run id, 0 is next
@@ -37,7 +15,7 @@ let view = read();
 let timer = 0;
 let asking = false;
 let told = null; // when the runs shown were told
-const rows = new Map(); // drawn rows, by run id and whether it can be compared
+const lines = new Map(); // of the table, by run id and whether it can be compared
 
 listen();
 refresh();
@@ -62,7 +40,7 @@ async function refresh() {
   asking = false;
   say(problem);
   if (runs) draw();
-  const goesOn = problem || runs.some((run) => MOVING.includes(run.status));
+  const goesOn = problem || runs.some((run) => GOING.includes(run.status));
   if (goesOn && !document.hidden) timer = setTimeout(refresh, Math.max(PERIOD, 10 * (performance.now() - began)));
 }
 
@@ -192,7 +170,7 @@ const GROUPS = () => [
   ["training", "bolt", _("Training"), ["preparing", "training", "stopping"]],
   ["queued", "clock", _("Queued"), ["queued"]],
   ["certified", "seal", _("Certified"), ["certified"]],
-  ["completed", "tree", _("Not yet logged"), ["completed"]],
+  ["completed", "tree", _("Not in the ledger yet"), ["completed"]],
   ["stopped", "stop", _("Stopped"), ["stopped"]],
   ["interrupted", "warn", _("Interrupted"), ["interrupted"]],
   ["failed", "err", _("Failed"), ["failed"]],
@@ -200,12 +178,6 @@ const GROUPS = () => [
   ["elsewhere", "check", _("Trained elsewhere"), ["elsewhere"]],
   ["old", "folder", _("Old system"), ["old"]],
 ];
-
-/** What a run counts as. What another program has finished is never certified, so it waits for no entry either. */
-function kind(run) {
-  if (![...OVER, ...MOVING].includes(run.status)) return "old";
-  return run.engine === "outside" && run.status === "completed" ? "elsewhere" : run.status;
-}
 
 function has(run, group) {
   const kinds = GROUPS().find(([name]) => name === group)?.[3];
@@ -269,9 +241,9 @@ function drawRows(shown) {
   const body = $("#runs tbody");
   const wanted = shown.map((run) => {
     const key = `${run.run_id} ${comparable(run)}`;
-    if (!rows.has(key)) rows.set(key, row(run));
-    const drawn = rows.get(key);
-    drawn.update(run, full);
+    if (!lines.has(key)) lines.set(key, line(run));
+    const drawn = lines.get(key);
+    drawn.update(run, { picked: view.picked.includes(run.run_id), full, waits: waiting.get(run.run_id) });
     return drawn.element;
   });
   // Only what moved is moved: a row that stays keeps its focus.
@@ -283,188 +255,12 @@ function drawRows(shown) {
   );
 }
 
-/** A row of the table, and how to bring it up to date: only cells that changed are drawn again. */
-function row(run) {
-  const box = comparable(run) && h("input", { class: "check", type: "checkbox", value: run.run_id });
-  const link = h("a", { href: `/runs/${encodeURIComponent(run.run_id)}` });
-  const id = h("small", {}, h("code", {}, run.run_id));
-  const cells = COLUMNS.map(({ style }) => h("td", { class: style, role: "cell" }));
-  const drawn = [];
-  const element = h(
-    "tr",
-    { role: "row" },
-    h("td", { class: "c-pick", role: "cell" }, box && h("label", {}, box)),
-    h("td", { class: "c-run", role: "cell" }, link, id),
-    cells,
-  );
-  function update(now, full) {
-    const name = title(now);
-    if (link.textContent !== name) link.textContent = name;
-    id.hidden = name === now.run_id;
-    if (box) {
-      const chosen = view.picked.includes(now.run_id);
-      box.checked = chosen;
-      box.ariaLabel = _("Compare {name}, {id}", { name, id: now.run_id });
-      if (full && !chosen) {
-        box.setAttribute("aria-disabled", "true");
-        box.setAttribute("aria-describedby", "picked-said");
-      } else ["aria-disabled", "aria-describedby"].forEach((attribute) => box.removeAttribute(attribute));
-    }
-    COLUMNS.forEach(({ of, draw: drawCell }, at) => {
-      const told = JSON.stringify(of(now)) ?? "";
-      if (drawn[at] === told) return;
-      drawn[at] = told;
-      put(cells[at], drawCell(now));
-    });
-  }
-  return { element, update };
-}
-
-/** Only what has settings that can be read can be compared. */
-const comparable = (run) => !["old", "damaged"].includes(kind(run));
-const title = (run) => run.dataset?.name ?? run.old_name ?? run.run_id;
-
-const COLUMNS = [
-  {
-    style: "c-st",
-    of: (run) => [run.status, run.engine, cause(run), note(run)],
-    draw: (run) => [
-      standing(run),
-      cause(run)
-        ? h("small", { lang: language === "en" ? null : "en", title: cause(run) }, cause(run))
-        : h("small", {}, note(run)),
-    ],
-  },
-  {
-    style: "c-champ",
-    of: (run) => [best(run), run.champion, run.display_names],
-    draw: (run) => leading(run),
-  },
-  { style: "num c-bpb", of: (run) => ranked(run), draw: (run) => measured(run) },
-  { style: "c-models", of: (run) => [run.base_models, run.display_names], draw: (run) => cluster(run) },
-  {
-    style: "num c-data",
-    of: (run) => run.dataset?.rows,
-    draw: (run) => (run.dataset ? number(run.dataset.rows) : dash()),
-  },
-  {
-    style: "num c-ep",
-    of: (run) => [run.current_epoch, run.total_epochs],
-    draw: (run) =>
-      run.total_epochs == null
-        ? dash()
-        : _("{n} of {total}", { n: number(run.current_epoch), total: number(run.total_epochs) }),
-  },
-  {
-    style: "num c-time nowrap",
-    of: (run) => duration(run.seconds),
-    draw: (run) => (run.seconds == null ? dash() : duration(run.seconds)),
-  },
-  { style: "c-dna", of: (run) => run.dna, draw: (run) => (run.dna ? bars(run.dna, true) : dash()) },
-  {
-    style: "c-when nowrap muted",
-    of: (run) => run.created_at,
-    draw: (run) =>
-      h(
-        "span",
-        { title: Number.isNaN(Date.parse(run.created_at)) ? null : fully(run.created_at) },
-        since(run.created_at),
-      ),
-  },
-];
-
-const dash = () => h("span", { class: "muted" }, NONE);
-
-function standing(run) {
-  const known = kind(run);
-  if (known === "old") return badge("", "folder", _("Old system"));
-  return known === "elsewhere" ? badge("", "check", _("Completed")) : status(run.status);
-}
-
-/** What is worth knowing beside the status. */
-function note(run) {
-  const left = minutesLeft(run);
-  const place = waiting.get(run.run_id);
-  if (kind(run) === "old" && !run.problem) return _("Can't be verified");
-  if (run.engine === "outside") return _("Trained elsewhere");
-  if (place != null) return place ? _("Place {n} in the queue", { n: number(place + 1) }) : _("Next in the queue");
-  if (left != null) return _("about {time} left", { time: duration(60 * left) });
-  if (run.status === "interrupted") return _("Can be resumed");
-  const gone = Object.keys(run.failed_models ?? {}).length;
-  return gone ? _n(gone, "{n} model quarantined", "{n} models quarantined") : "";
-}
-
-/** What went wrong with a run, in the words of its journal, which are English. */
-const cause = (run) =>
-  run.problem ?? (run.status === "failed" ? (run.failure?.problem ?? Object.values(run.failed_models ?? {})[0]) : null);
-
-/** Minutes until a run is done, by what it took so far; null before its first epoch, since until then it was made ready
- * most of the time. */
-function minutesLeft(run) {
-  if (run.status !== "training" || run.engine === "outside" || !run.current_epoch) return null;
-  return Math.ceil((run.seconds * (100 / run.progress_percent - 1)) / 60);
-}
-
-const best = (run) => run.champion ?? run.leader ?? null;
-
-function leading(run) {
-  const key = best(run);
-  if (!key) return dash();
-  return h(
-    "span",
-    { class: "who1" },
-    mark(Math.max(0, run.base_models.indexOf(key))),
-    h(
-      "span",
-      {},
-      run.display_names?.[key] ?? key,
-      !run.champion && h("small", {}, MOVING.includes(run.status) ? _("leads now") : _("was leading")),
-    ),
-  );
-}
-
-/** The number that a run is ranked by, and what it is. */
-function ranked(run) {
-  const loss = run.rank_by === "val_loss" || run.bits_per_byte == null;
-  return loss ? [run.val_loss, "val_loss"] : [run.bits_per_byte, "bits_per_byte"];
-}
-
-function measured(run) {
-  const [value, metric] = ranked(run);
-  if (value == null) return dash();
-  return [h("b", {}, number(value, 3)), metric === "val_loss" && h("small", {}, _("validation loss"))];
-}
-
-function cluster(run) {
-  const keys = run.base_models ?? [];
-  if (!keys.length) return dash();
-  const names = keys.map((key) => run.display_names?.[key] ?? key).join(", ");
-  return h(
-    "span",
-    {
-      class: "cluster",
-      role: "img",
-      title: names,
-      "aria-label": _n(keys.length, "{n} model: {names}", "{n} models: {names}", { names }),
-    },
-    keys.map((_key, place) => mark(place)),
-  );
-}
-
-/** A time as the server has it, only its day where that is of another year; what the old system wrote may be no time. */
-function since(value) {
-  const at = Date.parse(value);
-  if (Number.isNaN(at)) return value || NONE;
-  const day = fully(value).replace(/[ ,]+\S+$/, "");
-  return new Date(at).getFullYear() === new Date().getFullYear() ? moment(value) : day;
-}
-
 function drawMore(found) {
   const shown = Math.min(limit, found.length);
   const left = Math.min(PAGE, found.length - shown);
   const nothing = $("#nothing");
   nothing.hidden = found.length > 0;
-  nothing.textContent = found.length ? "" : _("No run is like that. Choose another status, or search for less.");
+  nothing.textContent = found.length ? "" : _("No run matches. Choose another status, or search for less.");
   $("#more").hidden = !found.length;
   const counted =
     shown === runs.length
@@ -496,6 +292,6 @@ async function drawCompared() {
   if (section.hidden) return;
   const chosen = view.picked.map((id) => runs.find((run) => run.run_id === id && comparable(run)));
   const missing = view.picked.filter((id, at) => !chosen[at]);
-  const { compare } = (await import("./compare.js").catch(failed)) ?? {};
-  compare?.($("#compared"), chosen.filter(Boolean), missing);
+  const module = await part(import("./compare.js"));
+  module?.compare($("#compared"), chosen.filter(Boolean), missing);
 }

@@ -1,6 +1,6 @@
 // What the models answered to the run's sample prompts, epoch by epoch.
-import { $, _, h, mark, number, put } from "./ui.js";
-import { called, place } from "./entrants.js";
+import { $, _, by, h, mark, number, put } from "./ui.js";
+import { called, place } from "./standing.js";
 
 /** Show the sample answers of a run, the last epoch first; nothing where it had no sample prompts. */
 export function samples(run) {
@@ -37,12 +37,12 @@ export function samples(run) {
     const words = _("{n} of {all}", { n: number(epoch), all: number(run.current_epoch) });
     shown.value = words;
     slider.setAttribute("aria-valuetext", words);
-    for (const [[key, prompt], cell] of cells) answer(cell, answers[key]?.[prompt]);
+    for (const [[key, prompt], cell] of cells) answer(cell, by(answers, key)?.[prompt]);
   }
 }
 
 function question(run, told, prompt, which, cells) {
-  const keys = run.base_models.filter((key) => told.some((each) => each.samples[key]?.[which] != null));
+  const keys = run.base_models.filter((key) => told.some((each) => by(each.samples, key)?.[which] != null));
   return h(
     "div",
     { class: "asked" },

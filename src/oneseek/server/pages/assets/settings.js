@@ -1,12 +1,15 @@
 // The Train form's settings: numbers with their sliders, choices, switches, what the server says of each, and the rail
 // that sums it up. What not every visit needs is loaded when it is: estimate.js, review.js, config.js.
-import { $, $$, _, _n, badge, failed, get, h, icon, language, number, put, showMachine, tell, toast } from "./ui.js";
+import { $, $$, _, _n, badge, failed, h, icon, language, number, part, put, redraw, showMachine, tell } from "./ui.js";
 import * as form from "./form.js";
 
 const PATIENCE = 400; // milliseconds after which it is said that an answer takes its time
 const SHOWN = 3; // findings at a field; all of them are in the review
 
 const rows = new Map(); // by field: the element around it
+let waiting = 0; // the timer of an answer that takes its time
+let estimated = false; // whether an estimate has ever been drawn
+let pressed = null; // the button of a fix, and what it is in: it goes when the server has agreed
 
 /** Draw the settings, the rail and the way to the start, and keep them drawn. */
 export function begin() {
@@ -42,7 +45,7 @@ export function fixButton(finding, look = "link") {
 }
 
 /** A finding in the server's words, as the line below a field. */
-export function line(finding) {
+export function message(finding) {
   const bad = finding.severity === "error";
   const fix = fixButton(finding);
   return h(
@@ -56,19 +59,26 @@ export function line(finding) {
 /** The language of a finding where it is not the page's. */
 export const tongue = (finding) => (finding.language && finding.language !== language ? finding.language : null);
 
-/** Show where a finding belongs, and put the focus there. */
-export function show(finding) {
-  const place = placeOf(finding.field) ?? $(`#${stepOf(finding.field)}`);
-  for (let around = place; around; around = around.parentElement?.closest("details")) {
-    if (around.matches("details")) around.open = true;
-  }
-  place.scrollIntoView({ block: "center" });
-  focusIn(place);
+/** How many errors there are among findings, and how many warnings, each as a badge; false where there are none. */
+export function tallied(found) {
+  const { errors, warnings } = tally(found);
+  return [
+    errors > 0 && badge("bad", "err", _n(errors, "{n} error", "{n} errors")),
+    warnings > 0 && badge("warn", "warn", _n(warnings, "{n} warning", "{n} warnings")),
+  ];
+}
+
+function tally(found) {
+  const errors = found.filter((finding) => finding.severity === "error").length;
+  return { errors, warnings: found.length - errors };
 }
 
 /** What a setting is called on this page. */
 export const labelOf = (field) =>
-  $("label, legend", rows.get(field) ?? placeOf(field) ?? document.createElement("p"))?.textContent.trim() || field;
+  $(
+    "h2, label, legend span",
+    rows.get(field) ?? placeOf(field) ?? document.createElement("p"),
+  )?.firstChild.data.trim() || field;
 
 /** A number as this form writes and reads it. */
 export function written(value) {
@@ -100,8 +110,8 @@ function changed(fields) {
   drawSentences();
   $("#dpo").hidden = form.value("training.method") !== "dpo";
   $("#form").classList.toggle("stale", !form.settled());
-  clearTimeout(changed.waiting);
-  if (!form.settled()) changed.waiting = setTimeout(drawVerdict, PATIENCE);
+  clearTimeout(waiting);
+  if (!form.settled()) waiting = setTimeout(drawVerdict, PATIENCE);
 }
 
 function judged(verdict) {
@@ -114,11 +124,9 @@ function judged(verdict) {
   drawAllSettings();
   drawVerdict();
   drawDevices(verdict?.machine);
-  if (verdict?.estimate || drawEstimate.begun) drawEstimate();
+  if ((estimated ||= Boolean(verdict?.estimate))) later("estimate", "draw");
   setTimeout(keepFocus);
 }
-
-let pressed = null; // the button of a fix, and what it is in: it goes when the server has agreed
 
 function keepFocus() {
   if (!pressed || pressed.from.isConnected) return;
@@ -158,23 +166,19 @@ const WORTHS = () => ({
   unchecked: badge("", "clock", _("Not checked")),
 });
 
-/** Findings below their field; left alone where they are the same, so that a focused button stays. */
+/** The first findings below their field. */
 function say(place, found) {
-  const key = JSON.stringify(found);
-  if ((place.dataset.key ?? "[]") === key) return;
-  place.dataset.key = key;
   const more = found.length - SHOWN;
   const all = () => later("review", "open");
-  put(
-    place,
-    found.slice(0, SHOWN).map(line),
+  redraw(place, found, () => [
+    found.slice(0, SHOWN).map(message),
     more > 0 &&
       h(
         "p",
         { class: "msg" },
         h("button", { class: "link", type: "button", onclick: all }, _("{n} more", { n: more })),
       ),
-  );
+  ]);
 }
 
 // -- kinds of settings ----------------------------------------------------------------------------------------------
@@ -182,13 +186,13 @@ function say(place, found) {
 const NUMBER = {
   bind(row) {
     const [text, range] = [$("input.input", row), $("input[type=range]", row)];
-    text.addEventListener("input", () => form.set({ [row.dataset.field]: read(text.value) }));
+    text.addEventListener("input", () => form.set({ [row.dataset.field]: numberIn(text.value) }));
     range?.addEventListener("input", () => form.set({ [row.dataset.field]: fromSlider(row, Number(range.value)) }));
     if (range) toSlider(row, effective(row.dataset.field));
   },
   draw(row, held) {
     const text = $("input.input", row);
-    if (read(text.value) !== held) text.value = held === undefined ? "" : written(held);
+    if (numberIn(text.value) !== held) text.value = held === undefined ? "" : written(held);
     if ($("input[type=range]", row)) toSlider(row, effective(row.dataset.field));
   },
 };
@@ -211,7 +215,7 @@ const LINES = {
   },
   draw(row, held) {
     const text = $("textarea", row);
-    const prompts = typeof held === "string" ? [held] : held;
+    const prompts = held === undefined ? held : [held].flat().map(written);
     if (JSON.stringify(lines(text.value)) !== JSON.stringify(prompts)) text.value = (prompts ?? []).join("\n");
   },
 };
@@ -273,7 +277,7 @@ const lines = (text) => {
 
 /** The number that somebody wrote, with the signs of the language; as it stands where it is none, for the server to
  * say so; undefined where nothing stands there. */
-function read(text) {
+export function numberIn(text) {
   let plain = text.replace(/\s/g, "").replace("\u2212", "-");
   if (!plain) return undefined;
   if (language === "sv" && !plain.includes(".")) plain = plain.replace(",", ".");
@@ -367,7 +371,7 @@ function chosen(field) {
 }
 
 /** The section of the form that a setting belongs to. */
-function stepOf(field) {
+export function stepOf(field) {
   if (/^model\.(base_models|name)$/.test(field)) return "models";
   if (/^data\.(dataset|validation_dataset|bad_rows)$/.test(field)) return "data";
   if (/^(data\.strategy|training\.method)$/.test(field)) return "strategy";
@@ -377,23 +381,18 @@ function stepOf(field) {
 /** Whether findings only say that something is still to be chosen. */
 const missing = (found) => found.every((each) => /^(base-models-selected|dataset-given)$/.test(each.rule));
 
-/** How many errors and warnings there are as badges; what is not known now is not told as known. */
-export function counts() {
+/** What is found in all; what is not known now is not told as known. */
+function counts() {
   if (form.failure()) return [badge("warn", "warn", _("Not checked"))];
   if (!form.verdict() || !form.settled()) return [badge("", "clock", _("Checking"))];
-  const [errors, warnings] = ["error", "warning"].map(
-    (severity) => form.verdict().findings.filter((finding) => finding.severity === severity).length,
-  );
-  return [
-    errors ? badge("bad", "err", _n(errors, "{n} error", "{n} errors")) : badge("good", "check", _("No errors")),
-    warnings > 0 && badge("warn", "warn", _n(warnings, "{n} warning", "{n} warnings")),
-  ];
+  const [errors, warnings] = tallied(form.verdict().findings);
+  return [errors || badge("good", "check", _("No errors")), warnings];
 }
 
 function drawVerdict() {
-  clearTimeout(changed.waiting);
+  clearTimeout(waiting);
   const shown = counts();
-  const key = shown.map((each) => each && each.textContent).join() + (form.failure()?.message ?? "");
+  const key = [shown.map((each) => each && each.textContent), form.failure()?.message];
   redraw($("#verdict"), key, () => [shown, form.failure() && away(form.failure())]);
   redraw($("#verdict-below"), key, counts);
   drawSteps();
@@ -411,8 +410,7 @@ export function drawSteps() {
 
 function drawStep(step, state) {
   const found = form.verdict().findings.filter((finding) => stepOf(finding.field) === step);
-  const errors = found.filter((finding) => finding.severity === "error").length;
-  const warnings = found.length - errors;
+  const { errors, warnings } = tally(found);
   const [tone, sign] = errors ? ["bad", "err"] : warnings ? ["warn", "warn"] : ["good", "check"];
   let text = state();
   if (errors) text = missing(found) ? _("Not chosen yet") : _n(errors, "{n} error", "{n} errors");
@@ -434,30 +432,18 @@ function drawElsewhere() {
   const found = (form.verdict()?.findings ?? []).filter(
     ({ field }) => !ELSEWHERE_SAID.test(field) && (!placeOf(field) || placeOf(field).closest("[hidden]")),
   );
-  const key = JSON.stringify(found);
-  const box = $("#elsewhere");
-  box.hidden = !found.length;
-  redraw($("ul", box), key, () => found.map((finding) => h("li", {}, line(finding), takeOut(finding))));
+  $("#elsewhere").hidden = !found.length;
+  if (found.length) later("elsewhere", "draw", found);
 }
 
 const ELSEWHERE_SAID = /^(model\.base_models$|data\.dataset$|lora\.target_modules$|per_model(\.|$))/;
-
-function takeOut({ field, changes }) {
-  const under = Object.keys(form.settings()).filter((each) => each === field || each.startsWith(`${field}.`));
-  if (!under.length || changes?.length) return null;
-  const out = () => form.set(Object.fromEntries(under.map((each) => [each, undefined])));
-  return h("button", { class: "btn small", type: "button", onclick: out }, _("Take {name} out", { name: field }));
-}
 
 function drawAllSettings() {
   const inside = $$("#all-settings [data-field]").map((row) => row.dataset.field);
   const set = inside.filter((field) => form.value(field) !== undefined).length;
   const found = (form.verdict()?.findings ?? []).filter((finding) => inside.includes(finding.field));
-  const errors = found.filter((finding) => finding.severity === "error").length;
-  const warnings = found.length - errors;
-  redraw($("#all-said"), `${set} ${errors} ${warnings}`, () => [
-    errors > 0 && badge("bad", "err", _n(errors, "{n} error", "{n} errors")),
-    warnings > 0 && badge("warn", "warn", _n(warnings, "{n} warning", "{n} warnings")),
+  redraw($("#all-said"), [set, tally(found)], () => [
+    tallied(found),
     h("span", {}, set ? _("changed: {n}", { n: number(set) }) : _("all as by default")),
   ]);
 }
@@ -468,46 +454,38 @@ function drawDevices(machine) {
   const [row, list] = [$("#device-row"), $("#device")];
   row.hidden = machine.devices.length < 2 && form.value("device") === undefined;
   const devices = machine.devices.map(({ name, title }) => ({ name, title: title ? `${title} (${name})` : name }));
-  redraw(list, JSON.stringify(devices), () => [
+  redraw(list, devices, () => [
     list.firstElementChild,
     devices.map(({ name, title }) => h("option", { value: name }, title)),
   ]);
   CHOICE.draw(row, form.value("device"));
 }
 
-function drawEstimate() {
-  drawEstimate.begun = true;
-  later("estimate", "draw");
-}
-
 // -- small things -----------------------------------------------------------------------------------------------
-
-/** Put children into an element where what they are drawn from has changed. */
-export function redraw(element, key, children) {
-  if (element.dataset.key === key) return;
-  element.dataset.key = key;
-  put(element, children());
-}
 
 const MODULES = {
   config: () => import("./config.js"),
+  elsewhere: () => import("./elsewhere.js"),
   estimate: () => import("./estimate.js"),
   review: () => import("./review.js"),
   ways: () => import("./ways.js"),
 };
 
 /** Call a function of a module that is loaded by now or will be. */
-function later(name, function_, ...given) {
-  MODULES[name]().then(
-    (module) => Promise.resolve(module[function_](...given)).catch(failed),
-    () => toast(_("A part of this page could not be loaded. Load the page again."), "bad"),
-  );
+async function later(name, function_, ...given) {
+  const module = await part(MODULES[name]());
+  try {
+    await module?.[function_](...given);
+  } catch (error) {
+    failed(error);
+  }
 }
 
-const placeOf = (field) => $(`[data-field="${CSS.escape(field)}"]`);
+/** The element of a setting, null where it has none on this page. */
+export const placeOf = (field) => $(`[data-field="${CSS.escape(field)}"]`);
 
 /** Focus what somebody would change there: not the help beside it. */
-function focusIn(around) {
+export function focusIn(around) {
   const first = $("h2[tabindex], input:not([type=range]), select, textarea", around) ?? $("button", around);
   first?.focus({ preventScroll: true });
 }
@@ -518,6 +496,7 @@ function fixWords(changes) {
   const [{ field, value: wanted }] = changes;
   if (wanted === null) return rows.has(field) ? _("Use the default") : _("Remove");
   if (typeof wanted === "boolean") return wanted ? _("Turn on") : _("Turn off");
+  if (field === "lora.target_modules" && wanted === "auto") return $("[data-targets=auto]").textContent;
   const renamed = changes.some((change) => change.value === null);
   const words = renamed ? [field] : changes.map(valueWords);
   return _("Use {value}", { value: words.join(", ") });

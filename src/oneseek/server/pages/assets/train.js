@@ -2,11 +2,30 @@
 // comes when it is needed: lora.js and overrides.js with a selected model, dataset.js with a dataset, lookup.js with a
 // model that is not here.
 import * as form from "./form.js";
-import { begin as beginSettings, line as message } from "./settings.js";
-import { $, _, _n, badge, bytes, clock, count, failure, get, h, icon, mark, number, put, toast } from "./ui.js";
+import { begin as beginSettings, message } from "./settings.js";
+import {
+  $,
+  _,
+  _n,
+  badge,
+  bytes,
+  clock,
+  count,
+  failure,
+  get,
+  h,
+  icon,
+  mark,
+  number,
+  part,
+  passing,
+  put,
+  redraw,
+} from "./ui.js";
 
 const SELECTION = "model.base_models";
 const EMPTY_PAUSE = 5000; // milliseconds between two looks for a first model
+const PATIENCE = 400; // milliseconds that the cards wait for what the server says of them
 
 const list = $("#models-list");
 const cards = new Map(); // name -> its card
@@ -16,16 +35,19 @@ let models = [];
 let parts = new Map(); // id on the hub -> a model of which only a part is here
 let listed = false; // whether the server has told which models there are
 let unreached = false; // whether it did not answer when it was asked last
-let datasets = [];
+let datasets = null; // until the server has told them
 let strategy = null; // what the chosen dataset is used for, as the server tells it
 
 async function begin() {
   form.on("change", changed);
-  form.on("verdict", () => (unreached && !form.failure() ? refresh() : drawCards()));
+  form.on("verdict", answered);
   bind();
   beginSettings();
   const [told] = await Promise.all([refresh(), listDatasets()]);
-  await form.begin();
+  const judged = form.begin();
+  await Promise.race([judged, new Promise((resolve) => setTimeout(resolve, PATIENCE))]);
+  list.removeAttribute("aria-busy");
+  await judged;
   if (told && (parts.size || chosen().some((name) => modelOf(name)?.missing_bytes))) (await lookup()).resume();
 }
 
@@ -41,18 +63,18 @@ export const modelOf = (name) =>
 /** The key under which a selected model has settings of its own. */
 export const keyOf = (name) => (meant(name) ?? modelOf(name))?.key ?? normalized(name.split("@")[0]);
 
-/** A finding under what it is about: its words, and the button that does what its fix says. */
-export { line as message } from "./settings.js";
-
-/** Put other children in place of those of an element where what they are made of has changed: focus stays. */
-export function renew(element, from, made) {
-  const now = JSON.stringify(from);
-  if (drawn.get(element) === now) return;
-  drawn.set(element, now);
-  put(element, made());
+/** The stored dataset of a name as the API tells it, asked for once as long as one is chosen.
+ * @throws {Failure} there is none, or the server did not answer. */
+export function datasetOf(name) {
+  if (asked.name !== name) {
+    const told = get(`/api/datasets/${encodeURIComponent(name)}`);
+    asked = { name, told };
+    told.catch(() => asked.told === told && (asked = {})); // it may be asked for again
+  }
+  return asked.told;
 }
 
-const drawn = new WeakMap();
+let asked = {};
 
 // -- what lookup.js needs -------------------------------------------------------------------------------------------
 
@@ -66,12 +88,11 @@ export async function refresh() {
     put($("#models-failed"), failure(error));
     unreached = true;
     return false;
-  } finally {
-    list.removeAttribute("aria-busy");
   }
   put($("#models-failed"));
   listed = true;
   unreached = false;
+  for (const [name, { error }] of others) if (error && passing(error)) others.delete(name); // it is asked for again
   select(chosen());
   drawCards();
   return true;
@@ -101,8 +122,13 @@ export function meant(name) {
 /** Remember what the hub told of a model, or that it refused. */
 export function learn(name, told) {
   others.set(name, told);
-  drawCards();
+  learnt ||= setTimeout(() => {
+    learnt = 0;
+    drawCards(); // once for all that are told of by now: a file may name hundreds
+  });
 }
+
+let learnt = 0;
 
 /** Show a task on the card of a model, going on or failed; null takes it away. */
 export function work(name, element, going = true) {
@@ -152,7 +178,16 @@ function bind() {
   bindDataset();
 }
 
+/** The server has judged, or did not answer: what it could not tell before is asked for when it does. */
+function answered() {
+  if (form.failure()) return drawCards();
+  if (!datasets) listDatasets().then(readStrategy);
+  if (unreached) refresh();
+  else drawCards();
+}
+
 function changed(fields) {
+  if (fields.length) fetchRest();
   if (fields.includes("data.dataset")) readStrategy();
   if (fields.includes(SELECTION)) select(chosen()); // names that a file or a draft may have become keys
   if (fields.includes(SELECTION) || fields.includes("data.strategy")) drawCards();
@@ -170,14 +205,23 @@ function importOnce(address, begins = (module) => module.begin()) {
 }
 
 async function loaded(address, begins) {
-  const module = await import(address).catch(() => null);
+  const module = await part(import(address));
   if (!module) {
     imported.delete(address); // the next time may be luckier
-    toast(_("A part of this page could not be loaded. Load the page again."), "bad");
     return new Promise(() => {}); // who waits for it has been told
   }
   begins(module);
   return module;
+}
+
+/** What a form that is being filled in will need is fetched while the server is there: a browser that could not load a
+ * module does not try again before the page is loaded anew. */
+function fetchRest() {
+  if (fetchRest.begun) return;
+  fetchRest.begun = true;
+  const idle = window.requestIdleCallback ?? setTimeout;
+  const rest = ["config", "dataset", "estimate", "lookup", "lora", "overrides", "review", "ways"];
+  idle(() => rest.forEach((name) => import(`./${name}.js`).catch(() => {})));
 }
 
 const lookup = () => importOnce("./lookup.js");
@@ -187,7 +231,7 @@ const lookUp = async () => (await lookup()).lookUp($("#hub").value.trim());
 
 function drawCards() {
   const selection = chosen();
-  for (const name of selection.filter((name) => !meant(name) && !others.has(name))) {
+  for (const name of listed ? selection.filter((name) => !meant(name) && !others.has(name)) : []) {
     others.set(name, {});
     lookup().then((module) => module.find(name));
   }
@@ -213,13 +257,14 @@ function drawCard(name, place) {
   card.classList.toggle("off", off);
   input.checked = selected;
   input.ariaDisabled = off ? "true" : null;
-  renew($(".name", card), known.display_name, () => [known.display_name]);
-  renew($(".mk-wrap", card), place, () => [selected && mark(place)]);
-  renew($(".facts", card), facts(known), () => [facts(known)]);
-  renew($(".row", card), model && [model.size_bytes, model.missing_bytes, model.usable, model.source], () => [
-    model ? badges(model) : !error && badge("", "clock", _("Asking the hub")),
+  redraw($(".name", card), known.display_name, () => [known.display_name]);
+  redraw($(".mk-wrap", card), place, () => [selected && mark(place)]);
+  redraw($(".facts", card), facts(known), () => [facts(known)]);
+  const standing = model && [model.size_bytes, model.missing_bytes, model.usable, model.source];
+  redraw($(".row", card), [standing, listed, error?.message], () => [
+    model ? badges(model) : listed && !error && badge("", "clock", _("Asking the hub")),
   ]);
-  renew($(".notes", card), why, () => why.map((reason) => note(name, reason)));
+  redraw($(".notes", card), why, () => why.map((reason) => note(name, reason)));
   put($(".work", card), tasks.get(name)?.element);
   if (focused && !card.contains(document.activeElement)) input.focus(); // the button that was pressed is gone
 }
@@ -236,7 +281,7 @@ function newCard(name) {
         class: "check",
         type: "checkbox",
         value: name,
-        "aria-describedby": `${id}-why`,
+        "aria-describedby": `${id}-is ${id}-why`,
         onchange: (event) =>
           select(event.target.checked ? [...chosen(), name] : chosen().filter((other) => other !== name)),
       }),
@@ -244,7 +289,7 @@ function newCard(name) {
       h("span", { class: "mk-wrap" }),
       h("span", { class: "facts" }),
     ),
-    h("div", { class: "row" }),
+    h("div", { class: "row", id: `${id}-is` }),
     h("div", { class: "notes", id: `${id}-why` }),
     h("div", { class: "work" }),
   );
@@ -275,7 +320,7 @@ function reasons(name, model, error, selected) {
   const judged = findings.some((finding) => finding.rule === "base-models-usable");
   const convertible = model.source !== "hub" && isPickled(model);
   const busy = tasks.get(name)?.going;
-  const needsText = !model.has_chat_template && asked() === "chat" && model.usable;
+  const needsText = !model.has_chat_template && strategyNow() === "chat" && model.usable;
   return [
     refused,
     ...(judged || isPart(model) ? [] : model.problems).map((problem) => ({
@@ -345,12 +390,12 @@ function drawCount(selection) {
   const unsaid = form.findings(SELECTION).filter((finding) => !finding.model);
   const none = unsaid.find((finding) => finding.rule === "base-models-selected");
   const rest = unsaid.filter((finding) => finding !== none);
-  renew($("#models-count"), [selection.length, cards.size, none], () => [
+  redraw($("#models-count"), [selection.length, cards.size, none], () => [
     cards.size > 0 && countText(selection.length),
     // of an empty selection the server says how a command is told one; here it is a click
     none && !selection.length && h("span", { class: "bad" }, icon("err"), _("Select at least one")),
   ]);
-  renew($("#models-said"), rest, () => rest.map(message));
+  redraw($("#models-said"), rest, () => rest.map(message));
 }
 
 const countText = (n) => _("{n} of {all} selected", { n: number(n), all: number(cards.size) });
@@ -386,8 +431,10 @@ function drawEmpty() {
 // -- the dataset, until its own module is there ----------------------------------------------------------------------
 
 async function listDatasets() {
-  const told = await get("/api/datasets").catch(() => ({ datasets: [] })); // its module says what is wrong
+  const told = await get("/api/datasets").catch(() => null); // the verdict says what is wrong
+  if (!told || datasets) return;
   datasets = told.datasets.filter((dataset) => dataset.format);
+  if (imported.has("./dataset.js")) return; // which has the list from here on
   const options = datasets.map(({ name, rows, format }) =>
     h("option", { value: name }, _("{name} · {rows} rows, {format}", { name, rows: number(rows), format })),
   );
@@ -419,7 +466,7 @@ function bindDataset() {
 /** What the chosen dataset is used for, which decides whether a model needs a chat template. */
 async function readStrategy() {
   const name = form.value("data.dataset");
-  const told = name ? await get(`/api/datasets/${encodeURIComponent(name)}`).catch(() => null) : null;
+  const told = name ? await datasetOf(name).catch(() => null) : null;
   if (form.value("data.dataset") !== name) return;
   strategy = told?.strategy ?? null;
   drawCards();
@@ -432,7 +479,7 @@ const PARTS = ["no-config", "no-weights", "missing-shard", "no-tokenizer"];
 
 const isPickled = (model) => model.problems.some((problem) => problem.kind === "only-pickle");
 
-const asked = () => form.value("data.strategy") ?? strategy;
+const strategyNow = () => form.value("data.strategy") ?? strategy;
 
 // -- small things ---------------------------------------------------------------------------------------------------
 

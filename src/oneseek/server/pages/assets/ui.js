@@ -2,17 +2,19 @@
 // Nothing here takes markup: whatever a name or a dataset says stays text.
 
 const root = document.documentElement;
+/** Of the page: "en" or "sv". */
 export const language = root.lang;
 
 // -- words ----------------------------------------------------------------------------------------------------------
 
-const words = JSON.parse(document.getElementById("words")?.textContent ?? "{}");
+/** A text, its {names} replaced by values. Write it as one literal in double quotes: the server puts the Swedish one
+ * there in modules that it sends to a Swedish page. */
+export const _ = (text, values = {}) => text.replace(/\{(\w+)\}/g, (all, name) => apart(String(values[name] ?? all)));
 
-/** An English text in the page's language, its {names} replaced by values. Write it as one literal in double quotes:
- * the catalogue is checked against the modules. */
-export function _(text, values = {}) {
-  return (words[text] ?? text).replace(/\{(\w+)\}/g, (all, name) => String(values[name] ?? all));
-}
+/** A value whose direction turns nothing around it: names may be Arabic, or hold characters that turn what follows. */
+const apart = (value) =>
+  TURNS.test(value) ? `\u2068${value.replace(/[\u202a-\u202e\u2066-\u2069]/g, "")}\u2069` : value;
+const TURNS = /[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc]/;
 
 /** `one` or `many` by a count, which both call {n}. */
 export const _n = (count, one, many, values = {}) => _(count === 1 ? one : many, { n: number(count), ...values });
@@ -20,11 +22,12 @@ export const _n = (count, one, many, values = {}) => _(count === 1 ? one : many,
 // -- elements -------------------------------------------------------------------------------------------------------
 
 const SVG = "http://www.w3.org/2000/svg";
+/** The first element that a selector means, or null; `$$`: all of them as a list. */
 export const $ = (selector, within = document) => within.querySelector(selector);
 export const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
 
-/** An element. Attributes that are false or null are left out, `on...` are listeners; children are elements, texts,
- * lists of them, and nothing. */
+/** An element; `svg`: one of a drawing. Attributes that are false or null are left out, `on...` are listeners; children
+ * are elements, texts, lists of them, and nothing. */
 export const h = (tag, attributes, ...children) => filled(document.createElement(tag), attributes, children);
 export const svg = (tag, attributes, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
 
@@ -49,6 +52,7 @@ export const mark = (place) =>
     { class: `mk ${series(place)}`, viewBox: "0 0 12 12", "aria-hidden": "true" },
     svg("use", { href: `#m-${shape(place)}` }),
   );
+/** The class of a model's colour, and the number of its shape, by its place. */
 export const series = (place) => `s${(place % 6) + 1}`;
 export const shape = (place) => ((place + Math.floor(place / 6)) % 6) + 1;
 
@@ -70,7 +74,7 @@ const STATUSES = () => ({
   interrupted: ["warn", "warn", _("Interrupted")],
   failed: ["bad", "err", _("Failed")],
   damaged: ["bad", "err", _("Damaged")],
-  completed: ["warn", "tree", _("Not yet logged")],
+  completed: ["warn", "tree", _("Not in the ledger yet")],
   certified: ["good", "seal", _("Certified")],
 });
 
@@ -85,22 +89,31 @@ function format(kind, options) {
   return formats.get(key);
 }
 
+/** What stands for a value that there is none of. */
 export const NONE = "–";
 
-/** A number with as many digits behind the point as asked for; a dash where there is none. */
+/** A number with as many digits behind the point as asked for, which few have who are huge; a dash where there is none. */
 export function number(value, digits = 0) {
   if (value == null || !Number.isFinite(value)) return NONE;
-  return format(Intl.NumberFormat, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+  if (digits && Math.abs(value) >= 1e6) return small(value);
+  const options = { minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: "negative" };
+  return format(Intl.NumberFormat, options).format(value);
 }
 
-/** A learning rate and the like, as engineers write it: 5e-4, 1.25e-5; as it is where it is not small. */
-export function small(value) {
+/** A number with all the digits that it has, as engineers write it: 1.3, 0.05, 5e-4, 2e12. */
+export function plain(value) {
   if (value == null || !Number.isFinite(value)) return NONE;
-  if (value === 0 || Math.abs(value) >= 0.001) return String(Number(value.toPrecision(3)));
-  return value.toExponential(2).replace(/\.?0+e/, "e");
+  const size = Math.abs(value);
+  if (!size || (size >= 0.001 && size < 1e6)) return number(value, (String(value).split(".")[1] ?? "").length);
+  const [digits, power] = value.toExponential().split("e");
+  return `${plain(Number(digits))}e${Number(power)}`;
 }
 
-export const percent = (share, digits = 0) => `${number(share * 100, digits)} %`;
+/** The same with the three digits that count of a learning rate: 1.25e-5. */
+export const small = (value) => plain(value == null ? value : Number(value.toPrecision(3)));
+
+/** A share of 1. */
+export const percent = (share, digits = 0) => (share == null ? NONE : `${number(share * 100, digits)} %`);
 
 /** Bytes in units of 1,000. */
 export function bytes(count) {
@@ -131,12 +144,22 @@ export function duration(seconds) {
   return minutes < 100 ? `${number(minutes)} min` : `${number(Math.floor(minutes / 60))} h ${minutes % 60} min`;
 }
 
-const dated = (value, options) => (value ? format(Intl.DateTimeFormat, options).format(new Date(value)) : NONE);
-export const clock = (value) => dated(value, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-export function moment(value) {
-  const year = new Date(value).getFullYear() === new Date().getFullYear() ? undefined : "numeric";
-  return dated(value, { day: "numeric", month: "short", year, hour: "2-digit", minute: "2-digit" });
+function dated(value, options) {
+  const time = new Date(value || NaN);
+  return Number.isNaN(time.getTime()) ? NONE : format(Intl.DateTimeFormat, options).format(time);
 }
+
+const thisYear = (value) => new Date(value).getFullYear() === new Date().getFullYear();
+const dayOf = (value) => ({ day: "numeric", month: "short", year: thisYear(value) ? undefined : "numeric" });
+
+/** A time of today: 17:49:45, or without its seconds. */
+export const clock = (value, { seconds = true } = {}) =>
+  dated(value, { hour: "2-digit", minute: "2-digit", second: seconds ? "2-digit" : undefined });
+/** A day, with its year where that is another one: 21 Nov. */
+export const day = (value) => dated(value, dayOf(value));
+/** A day with the time: 21 Nov, 17:49. */
+export const moment = (value) => dated(value, { ...dayOf(value), hour: "2-digit", minute: "2-digit" });
+/** A time with everything that is known of it. */
 export const fully = (value) => dated(value, { dateStyle: "medium", timeStyle: "medium" });
 
 // -- the API --------------------------------------------------------------------------------------------------------
@@ -150,46 +173,69 @@ export class Failure extends Error {
   }
 }
 
-/** Ask the API. Answers the decoded document, null where there is none.
+const PATIENCE = 60_000; // milliseconds after which a server that says nothing is taken to be away
+/** The same for what the server works at for long: rows that are counted, files that are read whole. */
+export const LONG = 3_600_000;
+
+/** Ask the API. Answers the decoded document, null where there is none. patience: milliseconds.
  * @throws {Failure} it was refused; an AbortError where `signal` said so. Who is not signed in is sent to sign in. */
-export async function ask(method, path, body, { signal, raw } = {}) {
-  const headers = { "Accept-Language": language };
-  if (body !== undefined && !raw) headers["Content-Type"] = "application/json";
-  const answer = await reached(path, { method, headers, signal, body: raw ? body : body && JSON.stringify(body) });
+export async function ask(method, path, body, { signal, patience } = {}) {
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  const answer = await reached(path, { method, headers, signal, patience, body: body && JSON.stringify(body) });
   if (answer.status === 204) return null;
-  return answer.json().catch((error) => {
+  const told = await answer.json().catch((error) => {
     throw error.name === "AbortError" ? error : unreached();
   });
+  if (told === null) throw unreached(); // it was something else that answered
+  return told;
 }
 
-/** Send a request and answer the response itself, for streams and texts.
+/** Send a request and answer the response itself, for streams and texts. patience: 0 for a stream without an end.
  * @throws {Failure} as `ask`. */
-export async function reached(path, options = {}) {
+export async function reached(path, { signal, patience = PATIENCE, ...options } = {}) {
+  const ends = [signal, patience && AbortSignal.timeout(patience)].filter(Boolean);
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers: { "Accept-Language": language, ...options.headers } });
+    const headers = { "Accept-Language": language, ...options.headers };
+    answer = await fetch(path, { ...options, headers, signal: AbortSignal.any(ends) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw unreached();
   }
   if (answer.ok) return answer;
   if (answer.status === 401) signIn();
-  const told = await answer.json().catch(() => ({}));
-  const said = told.error ?? { message: answer.statusText || _("The server refused, without saying why.") };
-  throw new Failure(answer.status, said, Number(answer.headers.get("Retry-After")) || 0);
+  throw refusal(answer.status, await answer.json().catch(() => null), answer.headers.get("Retry-After"));
 }
 
-const unreached = () =>
-  new Failure(0, { message: _("The server does not answer."), fix: _("See whether it is running.") });
+/** An answer that is no success as a failure. told: its document, null where it has none, as that of a proxy. */
+export function refusal(status, told, wait) {
+  if (!told?.error?.message && [502, 503, 504].includes(status)) return unreached(status);
+  const unsaid = { message: _("The server refused, without saying why."), fix: _("Its log may say why.") };
+  return new Failure(status, told?.error?.message ? told.error : unsaid, Number(wait) || 0);
+}
+
+const unreached = (status = 0) =>
+  new Failure(status, { message: _("The server does not answer."), fix: _("See whether it is running.") });
+
+/** Whether the same may be asked again later: the server was away, busy, or stumbled. */
+export const passing = ({ status }) => status === 0 || status === 408 || status === 429 || status >= 500;
+
+/** A name as a part of an address: its slashes stay. */
+export const encoded = (name) => name.split("/").map(encodeURIComponent).join("/");
 
 /** Go and sign in, and come back here. */
-function signIn() {
+export function signIn() {
   if (["/login", "/setup"].includes(location.pathname)) return;
   location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search + location.hash)}`);
 }
 
+/** Ask by one of the methods, as `ask` does. */
 export const get = (path, options) => ask("GET", path, undefined, options);
 export const post = (path, body = {}, options = {}) => ask("POST", path, body, options);
+
+/** What a document says of a key, undefined where nothing: a model may be called "constructor", as a part of all
+ * objects is. */
+export const by = (values, key) => (values && Object.hasOwn(values, key) ? values[key] : undefined);
 
 // -- told to people -------------------------------------------------------------------------------------------------
 
@@ -211,7 +257,8 @@ const lately = []; // what was told in the last second: two parts of a page may 
 /** A word at the lower edge that goes away by itself. Nothing that has to be read stands only there. */
 export function toast(text, tone = "") {
   $(".toast")?.remove();
-  const box = h("p", { class: "toast", popover: "manual" }, tone === "bad" && icon("err"), text);
+  const attributes = { class: "toast", popover: "manual", "aria-hidden": "true" }; // who listens is told
+  const box = h("p", attributes, tone === "bad" && icon("err"), text);
   toTheFront(box).showPopover();
   tell(text);
   setTimeout(() => box.remove(), tone === "bad" ? 8000 : 2400);
@@ -224,20 +271,29 @@ function toTheFront(element) {
   return element;
 }
 
-/** What went wrong, with the fix. */
-export const failure = (error) =>
+/** What went wrong, with the fix; `again`: does it once more, where that may help. */
+export const failure = (error, again) =>
   h(
     "div",
     { class: "failure", role: "alert" },
     icon("err", "bad"),
     h("p", { lang: error.language }, h("b", {}, error.message), " ", error.fix),
+    again && h("button", { class: "btn small", type: "button", onclick: () => again() }, _("Try again")),
   );
 
+/** The same where nothing on the page is its place: said for a moment. Whoever was interrupted needs no word of it. */
 export const failed = (error) => {
   if (error.name === "AbortError") return;
   if (!(error instanceof Failure)) throw error;
   toast(`${error.message} ${error.fix}`.trim(), "bad");
 };
+
+/** A part of a page that is loaded when it is needed: `part(import(…))`. Null where it can't be, which is said. */
+export const part = (loading) =>
+  loading.catch(() => {
+    toast(_("A part of this page could not be loaded. Load the page again when the server answers."), "bad");
+    return null;
+  });
 
 /** Put other children into an element, only where that changes it: what is read or selected stays. */
 export function put(element, ...children) {
@@ -249,8 +305,26 @@ export function put(element, ...children) {
   return element;
 }
 
+/** Put into an element what is `made()`, only where what it is made `from` has changed: what is in it keeps the focus. */
+export function redraw(element, from, made) {
+  const now = JSON.stringify(from);
+  if (drawn.get(element) === now) return;
+  drawn.set(element, now);
+  put(element, made());
+}
+
+const drawn = new WeakMap();
+
+/** A text with what stands between backticks as code. */
+export const coded = (text) => text.split("`").map((piece, at) => (at % 2 ? h("code", {}, piece) : piece));
+
+/** A button that copies a text. label: what it is, for who can't see that it stands beside it. */
+export const copier = (text, label) =>
+  h("button", { class: "btn quiet icon small", type: "button", "data-copy": text, "aria-label": label }, icon("copy"));
+
 /** Ask before something that can't be undone. The safe answer is focused; resolves to the value of the button. */
-export function confirmed({ title, text, no = _("Cancel"), choices }) {
+export async function confirmed({ title, text, no = _("Cancel"), choices }) {
+  if ($("[role=alertdialog]")) return ""; // it was asked for twice
   const buttons = choices.map(({ value, label, tone = "danger" }) =>
     h("button", { class: `btn ${tone}`, value }, label),
   );
@@ -288,7 +362,11 @@ export function confirmed({ title, text, no = _("Cancel"), choices }) {
 
 let known = null;
 /** What GET /api/machine tells, asked once for the page. */
-export const machine = () => (known ??= get("/api/machine"));
+export const machine = () =>
+  (known ??= get("/api/machine").catch((error) => {
+    known = null; // it may be asked again
+    throw error;
+  }));
 
 /** What trains here, beside the buttons of the bar: its name and free memory. told: as GET /api/machine tells it. */
 export function showMachine(told) {

@@ -1,5 +1,20 @@
 // Files on their way to the store: where they are dropped or chosen, how far each is, and what the server said of it.
-import { $, _, bytes, duration, failure, Failure, h, icon, language, put, tell } from "./ui.js";
+import {
+  $,
+  _,
+  bytes,
+  duration,
+  failure,
+  Failure,
+  h,
+  icon,
+  language,
+  passing,
+  put,
+  refusal,
+  signIn,
+  tell,
+} from "./ui.js";
 
 const LONGEST_NAME = 120; // characters, as the store takes
 const WINDOW = 3000; // milliseconds over which the rate is measured
@@ -22,8 +37,7 @@ export function uploads({ zone, list, names, done }) {
     busy = file !== undefined;
     zone.classList.toggle("busy", busy);
     if (!busy) return;
-    await sentWith(file, { list, names, done });
-    next();
+    await sentWith(file, { list, names, done }).finally(next);
   };
 
   input.addEventListener("change", (event) => {
@@ -127,8 +141,9 @@ function sent(file, name, controller, item) {
       if (request.status === 200 || request.status === 201) {
         return resolve({ added: request.response, isNew: request.status === 201 });
       }
-      if (request.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname)}`);
-      reject(new Failure(request.status, request.response?.error ?? { message: request.statusText }));
+      if (request.status === 401) signIn();
+      if (request.status === 413 && !request.response) reject(tooLarge(file));
+      else reject(refusal(request.status, request.response));
     });
     request.addEventListener("error", () => reject(brokenOff(bar, file)));
     request.addEventListener("abort", () => reject(new DOMException("", "AbortError")));
@@ -148,6 +163,13 @@ function measured() {
     return now - since > 250 ? ((loaded - before) / (now - since)) * 1000 : null;
   };
 }
+
+/** What stands before the server takes less than the server. */
+const tooLarge = ({ name, size }) =>
+  new Failure(413, {
+    message: _("{name} is larger than is let through: {size}.", { name, size: bytes(size) }),
+    fix: _("Split it, or let whoever runs the server allow more."),
+  });
 
 function brokenOff(bar, file) {
   const message = _("{name} broke off after {sent} of {size}.", {
@@ -176,11 +198,15 @@ function refused(error, { item, file, name, list, names, done }) {
   if (taken) box.append(renamed(free(name, names()), again, close));
   else {
     const send = h("button", { class: "btn small", type: "button", onclick: () => again(name) }, _("Send again"));
-    box.append(h("span", { class: "row" }, error.status === 0 && send, close));
+    box.append(h("span", { class: "row" }, passing(error) && send, close));
   }
   item.classList.add("refused");
   put(item, box);
 }
+
+/** What is said of a file whose content was there, under whatever name. */
+export const wasStored = (added, name) =>
+  _("This content was stored already, as {stored}; {name} is not kept a second time.", { stored: added.name, name });
 
 /** The server says it with words for its command line. */
 export const nameTaken = (name) => ({

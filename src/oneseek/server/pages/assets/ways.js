@@ -1,8 +1,9 @@
 // Strategy and method: what the chosen dataset makes impossible can't be chosen, and is said; what was chosen before and
 // is impossible now is switched, and that is said too. Loaded with the first dataset, or the first choice.
-import { $, $$, _, get, h, icon, put, tell } from "./ui.js";
+import { $, $$, Failure, _, coded, h, icon, put, redraw, tell } from "./ui.js";
 import * as form from "./form.js";
-import { drawSteps, redraw } from "./settings.js";
+import { drawSteps } from "./settings.js";
+import { datasetOf } from "./train.js";
 
 const known = { name: undefined, dataset: null }; // the dataset that is chosen, as the API tells it
 
@@ -58,11 +59,12 @@ async function learnOfDataset() {
     known.dataset = null;
     return;
   }
-  const told = await get(`/api/datasets/${encodeURIComponent(name)}`).catch(() => null); // the verdict says what is wrong
+  const told = await datasetOf(name).catch((error) => error); // the verdict says what is wrong
   if (known.name !== name) return;
-  known.dataset = told?.strategy ? told : null;
+  known.dataset = told.strategy ? told : null;
   if (known.dataset) switchForDataset(before, told);
   draw();
+  if (told instanceof Failure && told.status !== 404) known.name = undefined; // asked for again with the next verdict
 }
 
 function switchForDataset(before, told) {
@@ -109,7 +111,8 @@ function drawWay(name, now) {
   }
   $(`#${name}-why`).hidden = !told || now !== told[name];
   const fits = told && now === told[name];
-  const text = now ? MEANS()[now] : _("What the dataset is, once it is chosen.");
+  // a file may say what is no choice: the server says so, below
+  const text = Object.hasOwn(MEANS(), now ?? "") ? MEANS()[now] : _("Follows the dataset, once one is chosen.");
   redraw($(`#${name}-note`), `${now} ${fits}`, () => [
     icon(fits ? "check" : "info", fits ? "good" : ""),
     h("span", {}, fits && `${_("Fits the dataset.")} `, coded(text)),
@@ -123,6 +126,3 @@ function sayWhy(name, needs, told) {
     h("span", {}, coded(text), " ", h("a", { href: "#data" }, _("Convert it, or choose another"))),
   ]);
 }
-
-/** A text with what stands between backticks as code. */
-const coded = (text) => text.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
