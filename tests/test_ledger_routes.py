@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shutil
 import time
@@ -140,7 +141,14 @@ def test_what_is_no_number_of_an_entry_is_refused(home: Home, path: str, status:
     assert answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", PATHS)
+def test_a_ledger_that_has_not_begun_is_an_empty_one_and_nothing_is_made(tmp_path: Path) -> None:
+    answer = client(Home(tmp_path / "home", tmp_path / "home" / "models")).get("/api/ledger")
+
+    assert answer.json() == {"origin": None, "size": 0, "root": hashlib.sha256().hexdigest(), "key": None}
+    assert everything(tmp_path) == set()
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path])
 def test_a_home_without_a_ledger_has_none_to_read_and_gets_none(tmp_path: Path, path: str) -> None:
     answer = client(Home(tmp_path / "home", tmp_path / "home" / "models")).get(f"/api/ledger{path}")
 

@@ -123,6 +123,20 @@ def test_a_module_makes_no_markup_and_no_code_of_texts(path: Path) -> None:
     assert re.findall(forbidden, path.read_text("utf-8")) == []
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_a_module_keeps_no_connection_that_other_pages_need(path: Path) -> None:
+    """A browser opens six to a server, for all its pages: with two streams each, the fourth page would never come."""
+    assert re.findall(r"new EventSource", path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TEMPLATES if "<form" in path.read_text()], ids=lambda path: path.name
+)
+def test_a_form_sends_nothing_before_its_module_does(path: Path) -> None:
+    """What is written into it would stand in the address, passphrases too."""
+    assert re.findall(r"<form(?![^>]*method=\"dialog\")[^>]*>", path.read_text("utf-8")) == []
+
+
 @pytest.mark.parametrize("path", [*MODULES, *STYLES, *TEMPLATES], ids=lambda path: path.name)
 def test_nothing_is_fetched_from_elsewhere(path: Path) -> None:
     addresses = re.findall(r"(?:https?:)?//[a-z0-9-]+\.[a-z]{2,}[^\s\"')]*", path.read_text("utf-8"))

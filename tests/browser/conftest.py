@@ -33,11 +33,13 @@ Open = Callable[..., Page]
 Barriers = Callable[[Page], dict[str, list[str]]]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if Path(__file__).parent in item.path.parents:
+        item.add_marker(pytest.mark.browser)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
     items.sort(key=lambda item: item.path.name not in LONGEST)  # two who share the files end at the same time
 
 

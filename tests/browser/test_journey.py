@@ -16,7 +16,7 @@ from browser.conftest import Open
 from browser.test_train import choose, drop, may_start, review
 from support.browser import Seen, Site
 
-LONG = 120_000  # milliseconds: two processes load torch first, beside whatever else is tested
+LONG = 240_000  # milliseconds: two processes load torch first, beside whatever else is tested
 
 
 @pytest.mark.parametrize("language", ["en", "sv"])

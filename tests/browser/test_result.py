@@ -32,6 +32,9 @@ def test_every_check_of_a_certified_run_is_made_and_shown_with_where_it_looks(
     visited: Open, runs: Mapping[str, str], barriers: Barriers
 ) -> None:
     page = visited(f"/runs/{runs['trained']}")
+    followed: list[str] = []
+    page.on("websocket", lambda socket: followed.append(socket.url))
+    page.reload()
     expect(page.locator("#badge")).to_have_text("Certified")
     expect(page.locator("#verify-said")).to_contain_text("12 of 14 checks passed")
     checks = page.locator("#checks li")
@@ -45,6 +48,7 @@ def test_every_check_of_a_certified_run_is_made_and_shown_with_where_it_looks(
     expect(page.locator(f"#checks li.{PASSED}")).to_have_count(14)
     expect(page.get_by_role("button", name="Verify again")).to_be_focused()
     page.locator("#files summary").first.click()
+    assert followed == []  # how it went is read when somebody wants to know
     page.locator("#live summary").first.click()
     expect(page.locator("#board tbody tr")).to_have_count(2)
     assert barriers(page) == {}

@@ -40,7 +40,7 @@ FLAGS = (
 )
 LOOKS = ("light", "dark", "phone")
 TESTS = Path(__file__).parent.parent
-PATIENCE = 20_000
+PATIENCE = 60_000
 """Milliseconds that something may take to appear on a page; a process that trains loads torch first."""
 
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from fastapi import APIRouter, Query, Response
 
-from oneseek.errors import CertificateInvalid, LedgerDamaged, LedgerUnavailable
+from oneseek.errors import CertificateInvalid, LedgerDamaged, LedgerUnavailable, RunError
 from oneseek.files.layout import Home
+from oneseek.ledger import merkle
 from oneseek.ledger.entry import Entry
 from oneseek.ledger.log import Log
 from oneseek.runs import ledger as ledgers
@@ -31,12 +32,16 @@ Found = TypeVar("Found")
 
 
 class Summary(msgspec.Struct):
-    """`size` in entries, `root` of the tree over them in hex, `key` as c2sp.org/signed-note writes it."""
+    """`size` in entries, `root` of the tree over them in hex, `key` as c2sp.org/signed-note writes it. A ledger begins
+    with the first run: before that it has no `origin` and no `key`."""
 
-    origin: str
+    origin: str | None
     size: int
     root: str
-    key: str
+    key: str | None
+
+
+_NOT_BEGUN = Summary(None, 0, merkle.EMPTY.hex(), None)
 
 
 class Line(Entry, frozen=True, kw_only=True):
@@ -99,7 +104,10 @@ def routes(home: Home, environment: Mapping[str, str], work: Executor) -> APIRou
             now = ledgers.newest_checkpoint(log)
             return Summary(now.origin, now.size, now.root.hex(), str(log.key))
 
-        return bodies.answer(await asked(found))
+        try:
+            return bodies.answer(await asked(found))
+        except RunError:
+            return bodies.answer(_NOT_BEGUN)
 
     @router.get("/checkpoint", responses=_text_like(_CHECKPOINT) | _REFUSES)
     async def checkpoint() -> Response:

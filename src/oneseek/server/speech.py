@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 
 from oneseek.server.pages import findings
-from oneseek.server.pages.words import preferred
+from oneseek.server.pages.words import preferred, remembered
 from oneseek.server.places import Hide
 
 LANGUAGE: ContextVar[str] = ContextVar("LANGUAGE", default="en")
@@ -27,11 +26,7 @@ _DEEPER: Final = frozenset({"bad_rows", "coverage", "datasets", "models", "resul
 def language_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The language that was chosen on a page, else the one that the header Accept-Language asks for."""
     found = {name.lower(): value.decode("latin-1") for name, value in headers}
-    try:
-        chosen = SimpleCookie(found.get(b"cookie", "")).get("language")
-    except CookieError:
-        chosen = None
-    return preferred(chosen.value if chosen else None, found.get(b"accept-language", ""))
+    return preferred(remembered("language", found.get(b"cookie", "")), found.get(b"accept-language", ""))
 
 
 def spoken(document: Any) -> Any:

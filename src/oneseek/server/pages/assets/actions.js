@@ -19,6 +19,7 @@ import {
   post,
   put,
   reached,
+  redraw,
   toast,
 } from "./ui.js";
 
@@ -200,11 +201,8 @@ function moves(course, mine, waiting, changed) {
 export function cause(course, problem) {
   const box = $("#cause");
   const told = causeOf(course, problem);
-  const key = JSON.stringify(told ?? "");
-  if (box.dataset.drawn === key) return;
-  box.dataset.drawn = key;
   box.hidden = !told;
-  put(box, told && notice(course, told));
+  redraw(box, told, () => told && notice(course, told));
 }
 
 function causeOf(course, problem) {

@@ -53,8 +53,7 @@ async function begin() {
     add(first);
     $("#ledger").setAttribute("aria-busy", "false");
   } catch (error) {
-    if (error.status === 409 && error.code === "RunError") nothing();
-    else away(error);
+    away(error);
   }
 }
 

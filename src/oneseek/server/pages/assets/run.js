@@ -23,6 +23,8 @@ let course = null;
 let display = {};
 let drawBoard = null;
 let log = logs.empty();
+let awaited = false; // whether the result comes first
+let drawn = false; // whether it has been drawn at all
 let live = false; // all that was written before has been read
 let connection = "reconnecting";
 let queueing = 0;
@@ -45,10 +47,20 @@ async function begun() {
   if (run.documents) return result();
   if (run.status === "damaged" || !run.base_models) return damaged();
   display = run.config?.live_leaderboard?.display ?? {};
+  awaited = OVER.includes(run.status);
   if (run.status === "certified") whenOpened();
   else restart();
-  if (IDLE.includes(run.status)) await result();
-  if (!course) $("#live").hidden = false;
+  try {
+    if (IDLE.includes(run.status)) await result();
+  } finally {
+    awaited = false;
+    reveal();
+  }
+}
+
+/** Show how it goes as a whole, not before what stands above it: so nothing jumps. */
+function reveal() {
+  $("#live").hidden = awaited || (course !== null && !drawn);
 }
 
 /** What is over is told by its result: how it went is read when somebody wants to know. */
@@ -227,7 +239,8 @@ function draw() {
   if ($("#board-when").textContent !== said) $("#board-when").textContent = said;
   curves.draw(course, run.config, display, later);
   logs.draw(log, $("#log"));
-  $("#live").hidden = false; // as a whole, so that nothing of it jumps
+  drawn = true;
+  reveal();
 }
 
 function title() {

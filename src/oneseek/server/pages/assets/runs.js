@@ -1,6 +1,6 @@
 // All runs: filtered, searched, selected and compared. What is filtered and selected stands in the address.
 
-import { $, _, _n, clock, failure, get, h, icon, number, part, put } from "./ui.js";
+import { $, _, _n, clock, failure, get, h, icon, number, part, put, redraw } from "./ui.js";
 import { comparable, line } from "./listing.js";
 import { GOING, kind } from "./standing.js";
 
@@ -275,12 +275,10 @@ function drawPicked() {
   const total = view.picked.length;
   $("#picked").hidden = !total || !runs.length;
   const more = total < 2 ? _("Select one more to compare.") : total >= MOST ? _("Six is the most.") : "";
-  const said = $("#picked-said");
-  const words = [_n(total, "{n} run selected", "{n} runs selected"), more].join("\n");
-  if (said.dataset.words !== words) {
-    said.dataset.words = words;
-    put(said, h("b", {}, words.split("\n")[0]), more && [" ", h("small", { class: "muted" }, more)]);
-  }
+  redraw($("#picked-said"), [total, more], () => [
+    h("b", {}, _n(total, "{n} run selected", "{n} runs selected")),
+    more && [" ", h("small", { class: "muted" }, more)],
+  ]);
   $("#compare-picked").hidden = view.comparing;
   if (total < 2) $("#compare-picked").setAttribute("aria-disabled", "true");
   else $("#compare-picked").removeAttribute("aria-disabled");

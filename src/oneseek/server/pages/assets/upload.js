@@ -138,7 +138,7 @@ function sent(file, name, controller, item) {
       tell(_("Checking {name}", { name }));
     });
     request.addEventListener("load", () => {
-      if (request.status === 200 || request.status === 201) {
+      if ([200, 201].includes(request.status) && request.response) {
         return resolve({ added: request.response, isNew: request.status === 201 });
       }
       if (request.status === 401) signIn();
