@@ -155,6 +155,7 @@ def test_a_verification_that_fails_leaves_no_check_that_waits(
 
 def test_what_is_being_asked_survives_a_session_that_is_over(visited: Open, seen: Seen) -> None:
     page = visited("/playground")
+    expect(page.locator("#machine")).to_be_visible()  # everything else that a page asks by itself was answered
     page.locator("#prompt").fill("When does it open?")
     page.context.clear_cookies()
     page.locator("#go").click()

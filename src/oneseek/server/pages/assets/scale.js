@@ -30,9 +30,10 @@ export function scaled({ spec, lines }) {
 
 /** Whole places to name on the x axis: both ends, and steps of 1, 2, 5, 10 … between them. */
 export function onAxis({ from, to }) {
-  const step = Math.max(1, rounded((to - from) / 7));
+  const round = Math.max(1, rounded((to - from) / 7));
+  const step = Number.isInteger(round) ? round : 2 * round; // 2.5 names no whole place
   const found = [from];
-  for (let x = (Math.floor(from / step) + 1) * step; x < to - 0.6 * step; x += step) found.push(Math.round(x));
+  for (let x = (Math.floor(from / step) + 1) * step; x < to - 0.6 * step; x += step) found.push(x);
   return [...found, to];
 }
 
