@@ -140,7 +140,9 @@ class Seen:
 
     def watch(self, context: BrowserContext, address: str) -> None:
         def heard(message: ConsoleMessage) -> None:
-            self.said.append(f"{message.type}: {message.text} ({message.location.get('url')})")
+            where = str(message.location.get("url"))
+            if not where.endswith("/favicon.ico"):  # Chromium asks for one itself where an answer is no page
+                self.said.append(f"{message.type}: {message.text} ({where})")
 
         def requested(request: Request) -> None:
             self.asked.append(f"{request.method} {request.url.removeprefix(address)}")
