@@ -131,8 +131,8 @@ def seen() -> Seen:
 
 @pytest.fixture
 def visited(browser: Browser, served: Site, seen: Seen) -> Iterator[Open]:
-    """Open a page: `visited("/train", color_scheme="dark")`. In the end nothing may have been said on the console, no
-    policy violated, and nothing asked for elsewhere."""
+    """Open a page: `visited("/train", color_scheme="dark")`; "about:blank" is one that asks the server for nothing yet.
+    In the end nothing may have been said on the console, no policy violated, and nothing asked for elsewhere."""
     with ExitStack() as pages:
 
         def opened(path: str, **options: Any) -> Page:

@@ -91,7 +91,7 @@ def test_a_half_filled_form_survives_the_death_of_the_server(visited: Open, serv
 
 def test_every_page_says_that_it_was_refused_and_is_whole_when_asked_again(visited: Open, seen: Seen) -> None:
     for path, refused in zip(PAGES, cycle((by_a_proxy, without_words)), strict=False):
-        page = visited("/login")
+        page = visited("about:blank")
         page.route("**/api/**", refused)
         page.goto(path)
         wrong = page.locator(".failure").locator("visible=true")
@@ -140,7 +140,7 @@ def test_a_file_that_was_refused_is_sent_again_and_a_conversion_asked_for_twice_
 def test_a_verification_that_fails_leaves_no_check_that_waits(
     visited: Open, runs: Mapping[str, str], seen: Seen
 ) -> None:
-    page = visited("/login")
+    page = visited("about:blank")
     page.route("**/verify*", by_a_proxy)
     page.goto(f"/runs/{runs['slow']}")
     expect(page.locator("#verify-said")).to_contain_text(AWAY)
