@@ -218,6 +218,25 @@ def test_a_process_that_dies_at_once_leaves_the_run_to_be_resumed_and_says_why(s
     assert runs.describe(directory).status == "certified"
 
 
+def test_a_run_that_has_just_stopped_is_resumed_though_its_process_is_still_ending(server: Server) -> None:
+    server.town.script("alfa-1b", {"step_seconds": 0.05})
+    supervisor = server.start()
+    run_id = supervisor.submit(server.asked(training__num_epochs=3)).run_id
+    directory = supervisor.find(run_id)
+    until(lambda: when(directory, EpochCommitted), supervisor)
+    supervisor.stop(run_id, "after-epoch")
+    while runs.describe(directory).status != "stopped":
+        time.sleep(0.001)
+
+    ending = psutil.pid_exists(supervisor.places()[0].pid)
+    again = supervisor.resume(run_id)
+    until(lambda: not supervisor.places(), supervisor)
+
+    assert ending
+    assert (again.status, again.position) == ("queued", 0)
+    assert runs.describe(directory).status == "certified"
+
+
 def test_a_process_that_heeds_nothing_is_killed_with_all_that_it_started(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

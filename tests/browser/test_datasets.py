@@ -87,9 +87,8 @@ def test_a_dataset_is_deleted_only_when_that_is_confirmed_and_no_run_needs_it(
     seen.expect("status of 409")
 
     told(page, "POST", f"/api/runs/{run_id}/stop", {"when": "kill"})
-    page.wait_for_function(
-        "async (run) => (await (await fetch(`/api/runs/${run}`)).json()).status === 'interrupted'", arg=run_id
-    )
+    while told(page, "GET", "/api/queue")["queue"]:
+        page.wait_for_timeout(100)
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_role("button", name="chats.jsonl")).to_have_count(0)

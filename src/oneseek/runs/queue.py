@@ -49,6 +49,9 @@ PATIENCE: Final = 10.0
 ACTIVE: Final = ("queued", "preparing", "training", "stopping")
 """What a run is as long as it goes on."""
 
+HALTED: Final = ("stopped", "interrupted", "failed")
+"""What a run is that can be resumed."""
+
 _log = logging.getLogger("oneseek.queue")
 
 
@@ -75,7 +78,7 @@ class Accepted(Place, frozen=True, kw_only=True):
 
 class Supervisor:
     """The queue of every device, and the processes of the runs. Any number of threads may use it; nothing in it waits
-    for a run."""
+    for a run, but `resume` for one that is just ending."""
 
     def __init__(
         self,
@@ -134,8 +137,9 @@ class Supervisor:
             ConfigError: there is no such device.
         """
         directory, where = self.find(run_id), self._device(device)
+        self._await_end(directory)
         with self._lock:
-            if (entry := self._entry(run_id)) and self._has_process(entry):
+            if self._is_taken(directory):
                 raise RunError(f"{run_id} is running already.", "Stop it first.")
             known = describe(directory)
             if known.status in ("completed", "certified"):
@@ -331,6 +335,19 @@ class Supervisor:
             if not process.is_running() or now >= deadline:
                 _kill(process)
                 self._told_to_end.remove((process, deadline))
+
+    def _await_end(self, directory: RunDirectory) -> None:
+        """A process that has said how its run ended has that run for another moment."""
+        deadline = time.monotonic() + PATIENCE
+        while describe(directory).status in HALTED and time.monotonic() < deadline:
+            with self._lock:
+                if not self._is_taken(directory):
+                    return
+            time.sleep(0.05)
+
+    def _is_taken(self, directory: RunDirectory) -> bool:
+        entry = self._entry(directory.run_id)
+        return self._has_process(entry) if entry else is_running(directory)
 
     # -- what it knows ---------------------------------------------------------------------------------------------
 
