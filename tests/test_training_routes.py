@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,12 +271,19 @@ def test_a_body_of_far_too_many_settings_is_refused_before_each_is_looked_at(at:
     assert "1,001 settings" in answer.json()["error"]["message"]
 
 
-def test_a_body_that_is_nested_too_deeply_is_refused(at: Desk) -> None:
-    body: dict[str, Any] = {}
-    for _ in range(100):
-        body = {"lora": body}
+@pytest.mark.parametrize("path", [START, "/api/validate", "/api/validate?partial=true", "/api/validate?rehearse=true"])
+@pytest.mark.parametrize("levels", [100, 900])
+def test_a_body_that_is_nested_too_deeply_is_refused_before_it_is_handed_to_another_process(
+    at: Desk, monkeypatch: pytest.MonkeyPatch, path: str, levels: int
+) -> None:
+    handed: list[object] = []
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda _, *given: handed.append(given))
+    body = b'{"lora":' * levels + b"{}" + b"}" * levels  # 900: it can be read, but not pickled
 
-    assert at.client.post(START, json=body).json()["error"]["message"] == "The body is nested too deeply."
+    answer = at.client.post(path, content=body, headers={"Content-Type": "application/json"})
+
+    assert (answer.status_code, handed) == (400, [])
+    assert answer.json()["error"]["message"] == "The body is nested too deeply."
 
 
 def test_what_is_asked_for_reaches_another_process_whole(town: Town) -> None:

@@ -30,8 +30,7 @@ def of_body(body: Mapping[str, Any]) -> Layer:
     Raises:
         ConfigError: it is nested deeper than settings are.
     """
-    if is_too_deep(body):
-        raise ConfigError("The body is nested too deeply.", "Send sections with settings in them.")
+    refuse_too_deep(body)
     settings: dict[str, Any] = {}
     given: dict[str, str] = {}
     problems = []
@@ -45,6 +44,16 @@ def of_body(body: Mapping[str, Any]) -> Layer:
             given[field] = name
             merge(settings, nested(path, value))
     return Layer(settings, dict.fromkeys(fields(settings), ORIGIN), tuple(problems))
+
+
+def refuse_too_deep(body: Mapping[str, Any]) -> None:
+    """Only so deep a body can be walked, or handed to another process.
+
+    Raises:
+        ConfigError: it is nested deeper than settings are.
+    """
+    if is_too_deep(body):
+        raise ConfigError("The body is nested too deeply.", "Send sections with settings in them.")
 
 
 def _values(body: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Response
 
 from oneseek.config import reference
-from oneseek.config.body import ORIGIN
+from oneseek.config.body import ORIGIN, refuse_too_deep
 from oneseek.config.json_schema import json_schema
-from oneseek.config.parse import ConfigProblem, is_too_deep, leaves, shown
+from oneseek.config.parse import ConfigProblem, leaves, shown
 from oneseek.config.schema import TrainingConfig
 from oneseek.config.sources import Resolved, resolve
 from oneseek.datasets.store import find
@@ -20,7 +20,7 @@ from oneseek.errors import ConfigError, DatasetError
 from oneseek.files.layout import Home
 from oneseek.preflight.looking import ANEW, Looking
 from oneseek.registry.hub import is_hub_id
-from oneseek.server.bodies import answer, answers
+from oneseek.server.bodies import answer, answers, received
 
 DATASETS: Final = ("data.dataset", "data.validation_dataset")
 BASE_MODELS: Final = ("model.base_models", "model.name")
@@ -30,6 +30,18 @@ MOST = 1_000
 """Values of a body. There are less than a hundred settings, and for each unknown one its nearest is looked for."""
 
 _PATH = re.compile(r"[/\\]|^[~.]")
+
+
+async def bounded(body: Annotated[dict[str, Any], received(dict[str, Any])]) -> dict[str, Any]:
+    """What a route takes as `Depends`: a body of settings, small and flat enough to be handed to another process.
+
+    Raises:
+        ConfigError: it is nested deeper than settings are, or has far more of them than there are.
+    """
+    refuse_too_deep(body)
+    if (count := sum(1 for _ in leaves(body))) > MOST:
+        raise ConfigError(f"The body has {count:,} settings.", f"Send {MOST:,} at most; GET /api/config lists them.")
+    return body
 
 
 def requested(
@@ -45,12 +57,7 @@ def requested(
     all settings, and left out.
 
     body: settings as `config.body.of_body` reads them, and `device`, which is one of `devices`.
-
-    Raises:
-        ConfigError: it is nested deeper than settings are, or has far more of them than there are.
     """
-    if not is_too_deep(body) and (count := sum(1 for _ in leaves(body))) > MOST:
-        raise ConfigError(f"The body has {count:,} settings.", f"Send {MOST:,} at most; GET /api/config lists them.")
     settings = {name: value for name, value in body.items() if name != "device"}
     resolved = resolve(file=None, environment=environment, flags={}, body=settings)
     config, problems = resolved.config, list(resolved.problems)

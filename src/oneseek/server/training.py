@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from oneseek import runs as door
@@ -51,7 +51,7 @@ def routes(
         openapi_extra=asks(Body, SETTINGS),
         responses=answers(Accepted, ACCEPTED, status=202, description="It waits for its turn") | refuses(409, *BODY),
     )
-    def start(asked: Annotated[Body, received(Body)]) -> Response:
+    def start(asked: Annotated[Body, Depends(settings.bounded)]) -> Response:
         """Train what these settings ask for; they may be flat or in sections, and `device` beside them says where. What
         is wrong with them is told all at once, and nothing is started."""
         wanted = work.submit(settings.requested, asked, environment, home, runs.devices).result()
@@ -68,7 +68,7 @@ def routes(
     )
     async def validate(
         request: Request,
-        asked: Annotated[Body, received(Body)],
+        asked: Annotated[Body, Depends(settings.bounded)],
         partial: Annotated[bool, Query(description="for forms that are being filled: 200 whatever is found")] = False,
         rehearse: Annotated[bool, Query(description="also take each model through one step, as a task")] = False,
     ) -> Response:
