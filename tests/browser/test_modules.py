@@ -63,6 +63,17 @@ def test_figures_have_the_signs_of_the_language(told: Told, language: str, writt
     assert found == written
 
 
+def test_a_loss_that_is_not_zero_never_reads_as_zero(told: Told) -> None:
+    found = told(
+        """async (module) => {
+          const { number } = await module("ui");
+          return [1.23456, 0.0005, 0.00049, -0.00002, 0, 0.0004].map((value, at) => number(value, at < 5 ? 3 : 4));
+        }"""
+    )
+
+    assert found == ["1.235", "0.001", "4.9e-4", "-2e-5", "0.000", "0.0004"]
+
+
 def test_what_is_no_time_is_a_dash(told: Told) -> None:
     found = told(
         """async (module) => {

@@ -92,10 +92,12 @@ function format(kind, options) {
 /** What stands for a value that there is none of. */
 export const NONE = "–";
 
-/** A number with as many digits behind the point as asked for, which few have who are huge; a dash where there is none. */
+/** A number with as many digits behind the point as asked for, unless it is too large to need them or so small that none
+ * of them would count; a dash where there is none. */
 export function number(value, digits = 0) {
   if (value == null || !Number.isFinite(value)) return NONE;
-  if (digits && Math.abs(value) >= 1e6) return small(value);
+  const size = Math.abs(value);
+  if (digits && size && (size >= 1e6 || size < 0.5 * 10 ** -digits)) return small(value);
   const options = { minimumFractionDigits: digits, maximumFractionDigits: digits, signDisplay: "negative" };
   return format(Intl.NumberFormat, options).format(value);
 }
