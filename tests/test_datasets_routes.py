@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -500,6 +501,38 @@ def test_statistics_count_characters_and_the_tokens_of_each_model(home: Home, cl
     assert list(told["models"]) == ["alfa-1b"]
     assert (told["models"]["alfa-1b"]["max_length"], told["models"]["alfa-1b"]["truncated"]) == (16, 1)
     assert str(home.root) not in answer.text
+
+
+@pytest.mark.parametrize(("what", "function"), [("statistics", "_counted"), ("preview", "_previewed")])
+def test_nothing_is_read_for_who_has_gone_before_it_was_begun(
+    home: Home, in_use: InUse, monkeypatch: pytest.MonkeyPatch, what: str, function: str
+) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr(datasets, function, lambda *asked: begun.append(asked))
+    app, enough = FastAPI(), threading.Event()
+    statuses = []
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    with ThreadPoolExecutor(1) as work:
+        app.include_router(datasets.routes(home, work, in_use, largest=LARGEST))
+        errors.install(app, hiding(home))
+        work.submit(enough.wait, 30)
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": f"/api/datasets/rows/{what}",
+            "query_string": b"",
+            "headers": [],
+        }
+        asyncio.run(app(scope, gone, send))
+        enough.set()
+
+    assert (begun, statuses[0]) == ([], 408)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pickle
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -411,6 +411,26 @@ def test_what_somebody_asked_who_has_gone_is_not_begun(town: Town, monkeypatch: 
 
     assert judged == [1, 2, 10]
     assert statuses == [408] * 9 + [200]
+
+
+def test_what_was_found_is_said_again_where_it_holds_up_nobody_else(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: list[object] = []
+
+    def speaking(_: object) -> Callable[[Any], Any]:
+        def tell(document: Any) -> Any:
+            loops.append(asyncio._get_running_loop())
+            return document
+
+        return tell
+
+    monkeypatch.setattr(training, "speaking", speaking)
+    with desk(town, {}) as at:
+        at.client.post("/api/validate?partial=true", json=ASKED)
+        at.client.post(START, json=ASKED)
+
+    assert loops == [None, None]
 
 
 SAME = (

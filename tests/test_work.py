@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import psutil
@@ -145,6 +148,24 @@ def test_a_process_that_is_killed_takes_no_other_with_it(tmp_path: Path) -> None
 
         assert isinstance(lost, Failed)
         assert other.result(30) is None
+
+
+def test_a_moment_in_which_no_process_can_be_started_fails_what_is_asked_then_and_nothing_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with Work(2) as work:
+        for start in (ProcessPoolExecutor, SpawnProcess):
+            for _ in range(3):
+                with monkeypatch.context() as moment:
+                    moment.setattr(start, "__init__" if start is ProcessPoolExecutor else "start", refused)
+                    with pytest.raises(Failed, match="No process can be started") as caught:
+                        work.submit(abs, -1).result(30)
+                assert "again" in caught.value.fix
+
+        assert [work.submit(abs, -n).result(30) for n in range(3)] == [0, 1, 2]
 
 
 def test_what_nobody_waits_for_any_more_is_not_begun(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ be written to find out, for a few seconds. A run that starts looks at everything
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ class Remembering(Looking):
         said = (item for item in os.environ.items() if item[0].startswith(_ABOUT_THE_HUB))
         found = self._remote.get((hub_id, *sorted(said)), lambda: _remote(hub_id))
         if isinstance(found, ModelError):
-            raise found.with_traceback(None)
+            raise copy.copy(found)  # who catches it may write it in their own words
         return found
 
     def written(self, directory: Path, write: Callable[[Path], None]) -> None:

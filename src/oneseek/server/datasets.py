@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from oneseek.config.schema import DataSection, split_list
 from oneseek.datasets import store
@@ -28,6 +29,7 @@ from oneseek.registry.discover import selected
 from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.download import BYTES, DOWNLOAD, download, open_without_links, unreadable
 from oneseek.server.errors import Refusal
+from oneseek.server.leaving import unless_left
 from oneseek.server.places import hiding
 from oneseek.server.speech import speaking, spoken
 from oneseek.server.uploads import new_path
@@ -118,7 +120,8 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
             raise Refusal(415, "The body is a form, not a file.", f"Send the file itself: {_CURL}")
         store.checked(name)
         async with received_file(request, home, name, largest) as path:
-            return _added(*await asyncio.wrap_future(work.submit(_taken_in, home, path, name)))
+            taken_in = await asyncio.wrap_future(work.submit(_taken_in, home, path, name))
+            return await run_in_threadpool(_added, *taken_in)
 
     @router.get("/api/datasets/{dataset}", responses=answers(Dataset) | refuses(404))
     def show(dataset: str) -> Response:
@@ -126,19 +129,21 @@ def routes(home: Home, work: Executor, in_use: Callable[[str], Sequence[str]], *
         return answer(spoken(msgspec.to_builtins(_described(store.get(home, dataset, thoroughly=False)))))
 
     @router.get("/api/datasets/{dataset}/preview", responses=answers(Preview) | refuses(404))
-    def preview(dataset: str, rows: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 5) -> Response:
+    async def preview(request: Request, dataset: str, rows: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 5) -> Response:
         """Its first rows."""
-        return answer(work.submit(_previewed, home, dataset, rows).result())
+        return answer(await unless_left(request, work.submit(_previewed, home, dataset, rows)))
 
     @router.get("/api/datasets/{dataset}/statistics", responses=answers(Statistics) | refuses(404))
-    def statistics(
+    async def statistics(
+        request: Request,
         dataset: str,
         models: Annotated[str, Query(alias="baseModels")] = "",
         max_length: Annotated[int, Query(alias="maxLength", ge=8, le=2**31 - 1)] = _MAX_LENGTH,
     ) -> Response:
         """How long its rows are, in characters, and in the tokens of each base model of a list with commas."""
-        found = work.submit(_counted, home, dataset, tuple(split_list(models)), max_length).result()
-        return answer(hide(msgspec.to_builtins(found)))
+        counting = work.submit(_counted, home, dataset, tuple(split_list(models)), max_length)
+        found = await unless_left(request, counting)
+        return await run_in_threadpool(lambda: answer(hide(msgspec.to_builtins(found))))
 
     @router.get(
         "/api/datasets/{dataset}/content",

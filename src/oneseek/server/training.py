@@ -81,7 +81,7 @@ def routes(
                 tasks.start, "rehearsal", _about(asked), lambda tell: rehearsed(asked, tell)
             )
             return answer(started, 202)
-        return answer(tell(verdict.wire()))
+        return await run_in_threadpool(lambda: answer(tell(verdict.wire())))  # saying a thousand findings takes a while
 
     def rehearsed(asked: Body, tell: Tell) -> Body:
         """The verdict with what a step of each model took; told to nobody how far it is, but it can be cancelled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -31,6 +32,8 @@ LEAST_MEMORY = 2 << 30
 
 ASKING: ContextVar[str] = ContextVar("ASKING", default="")
 """Who asks for what is done in this context; nobody is held back where that is the server itself."""
+
+_log = logging.getLogger("oneseek.server")
 
 Answer = TypeVar("Answer")
 
@@ -113,8 +116,15 @@ class Work(Executor):
                     self._leave(job)
                     continue
                 place = min(self._free)
+                try:
+                    inner = self._given_to(place, job)
+                except (OSError, RuntimeError) as error:  # descriptors, memory or threads are used up just now
+                    _log.error("no process can be started", exc_info=error)
+                    self._pools[place] = None
+                    job.answer.set_exception(_not_begun())
+                    self._leave(job)
+                    continue
                 self._free.remove(place)
-                inner = self._given_to(place, job)
             inner.add_done_callback(partial(self._done, place, job))
 
     def _given_to(self, place: int, job: _Job) -> Future[Any]:
@@ -160,6 +170,13 @@ def _pass_on(done: Future[Answer], answer: Future[Answer]) -> None:
         answer.set_exception(error)
     else:
         answer.set_result(done.result())
+
+
+def _not_begun() -> Failed:
+    return Failed(
+        "No process can be started for it just now: the machine has no descriptors, memory or threads left.",
+        "Try again in a moment; if it happens again, let less be done at once.",
+    )
 
 
 def _lost() -> Failed:
