@@ -47,6 +47,15 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "huggingface"))
 
 
+@pytest.fixture(autouse=True)
+def models_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What models make of rows; a module whose tests are about that asks anew by a fixture of the same name."""
+    from oneseek.preflight.looking import ANEW
+    from support import asked_once
+
+    monkeypatch.setattr(ANEW, "judged", asked_once.judged)
+
+
 @pytest.fixture
 def town(tmp_path: Path) -> Town:
     """A home with two base models, alfa-1b and beta-1b, and a chat dataset of twenty rows."""

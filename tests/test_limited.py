@@ -156,14 +156,13 @@ def test_a_template_that_loops_on_a_prompt_is_killed_and_the_prompt_named(model:
 
 
 def test_all_rows_together_may_take_no_more_than_their_time(model: ModelInfo) -> None:
-    slow = templated(
-        model, "{% for a in range(99999) %}{% for b in range(20) %}{% endfor %}{% endfor %}" + CHAT_TEMPLATE
-    )
+    # Some 5 ms a row: nowhere near what one row, or trying the template, may take.
+    slow = templated(model, "{% for a in range(99999) %}{% endfor %}" + CHAT_TEMPLATE)
 
-    *_, bad = answers(slow, ROWS * 200, seconds=3)
+    *_, bad = answers(slow, ROWS * 2000, seconds=2)
 
     assert isinstance(bad, RowTokens)
-    assert bad.refusal == "The chat template takes more than 3 s for all rows."
+    assert bad.refusal == "The chat template takes more than 2 s for all rows."
 
 
 def test_what_the_rows_raise_is_raised(model: ModelInfo) -> None:

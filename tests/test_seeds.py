@@ -6,23 +6,22 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from support import tiny_models
 from support.runs import Town
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("seeds")]  # one training is enough for all of them
 
 KEY = "kb-llama-3-1-8b-swedish"
 DISPLAY = "KB-Llama-3.1-8B-Swedish"
 
 
-@pytest.fixture
-def trained(tmp_path: Path) -> Town:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Town:
     """KB-Llama-3.1-8B-Swedish in a small shape, selected by its display name in BASE_MODELS, beside another model."""
-    town = Town(tmp_path)
+    town = Town(tmp_path_factory.mktemp("old"))
     base_models = town.home.models / "oneseek-7b-zero" / "base_models"
     tiny_models.write_model(base_models / KEY, "llama")
     (base_models / KEY / "oneseek.json").write_text(json.dumps({"display_name": DISPLAY}))

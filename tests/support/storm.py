@@ -4,7 +4,8 @@
 
 Children are forked from a process that has imported everything, so that a kill costs milliseconds. Half of them die by
 SIGKILL after a random time, half on a drawn call of fsync or rename, just before or just after it: the instants at
-which a careless write would show. Prints what is left at the end as JSON.
+which a careless write would show. One in four asks processes of its own what the models make of the rows; the others
+know it, and are not killed while they only wait for that. Prints what is left at the end as JSON.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from oneseek.events import EpochCommitted
 from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import begins, read
 from oneseek.names import is_run_id
+from oneseek.preflight.looking import ANEW
+from oneseek.runs.submit import inspect
+from support import asked_once
 from support.runs import Town, adapters, everything
 
 CURVES = {
@@ -41,6 +45,8 @@ def storm(town: Town, kills: int, seed: int, executor: str) -> dict[str, Any]:
     """Runs until `kills` children were killed; what differs from an undisturbed run, and what is left behind."""
     dice = random.Random(seed)
     train = partial(_train, town, executor)
+    vars(ANEW)["judged"] = asked_once.judged
+    inspect(town.config(), town.home)  # what the models make of the rows is what every child knows from here
     _grow_up(lambda: None, train)
     undisturbed = _runs(town)[0]
     expected, hashes = _published(town, undisturbed), _hashes(undisturbed)
@@ -49,7 +55,8 @@ def storm(town: Town, kills: int, seed: int, executor: str) -> dict[str, Any]:
     differences: list[str] = []
     while killed < kills:
         before = {directory.run_id for directory in _runs(town)}
-        killed += _grow_up(*_fate(dice, seconds, train))
+        anew = dice.random() < 0.25
+        killed += _grow_up(*_fate(dice, seconds, partial(_ask_anew, train) if anew else train))
         new = [directory for directory in _runs(town) if directory.run_id not in before]
         if not new:
             continue  # it was killed before it was accepted
@@ -143,6 +150,11 @@ def _grow_up(prepare: Callable[[], None], work: Callable[[], None]) -> int:
 
 def _train(town: Town, executor: str) -> None:
     town.train(training__num_epochs=EPOCHS, execution__executor=executor)
+
+
+def _ask_anew(work: Callable[[], None]) -> None:
+    asked_once.forget()
+    work()
 
 
 def _resume(town: Town, directory: RunDirectory) -> None:
