@@ -226,7 +226,9 @@ def test_a_model_that_is_not_here_is_accepted_with_a_warning_that_tells_its_size
     assert verdict.ok
     assert finding.rule == "downloads-are-expected"
     assert " kB are downloaded before the training begins" in finding.problem
-    assert finding.fix == "To have it here beforehand: oneseek models pull town/phi-like"
+    assert (
+        finding.fix == "To have it here beforehand, download it on its card, or with oneseek models pull town/phi-like"
+    )
 
 
 # -- requirements of a dataset ---------------------------------------------------------------------------------------

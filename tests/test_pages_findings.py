@@ -37,7 +37,7 @@ PHRASES: dict[str, str] = json.loads((DIRECTORY / "sv.json").read_text("utf-8"))
 NOT_FOR_PAGES = (
     "__init__",
     "__main__",
-    "certificate/checks/",  # what `verify` says of a run's files, in its own words
+    "certificate/checks/",  # what `verify` says of a run's files: in test_spoken_checks.py
     "certificate/documents",
     "certificate/keys",
     "certificate/ledger_proof",
@@ -50,15 +50,11 @@ NOT_FOR_PAGES = (
     "config/sources",  # files and variables: a body has neither
     "config/text",
     "demo/",
-    "engine/",
-    "executors/",
-    "ledger/",
+    "ledger/",  # there too
     "preflight/finding",
     "runs/importing",
     "runs/ledger",
-    "runs/old",
     "runs/outside",  # said to the program that reports
-    "runs/plan",
     "runs/publish",
     "runs/reproduce",
     "runs/verify",
@@ -96,6 +92,12 @@ PARTS = {
     "This needs the scope \x00; the \x00 has \x00.",
     "This \x00 has \x00 requests and sockets open.",
     "There is no \x00 \x00.",
+    "\x00/\x00 \x00.",
+    "The adapter of epoch \x00 does nothing: \x00\x00 is \x00.",
+    "Not one token of the \x00 \x00 rows is learned by \x00.",
+    "The \x00 became \x00 in \x00.",
+    "\x00: its process ended with exit code \x00.\x00",
+    "No model could be prepared. \x00",
     # kinds, and what programmers are told
     "truncated-weights",
     "broken-header",
@@ -268,8 +270,21 @@ def test_no_rule_is_without_an_example() -> None:
         ),
         (
             "Set training.num_epochs to a whole number greater than 0 and at most 1000000 (recommended 1 to 10).",
-            "Sätt training.num_epochs till ett heltal större än 0 och högst 1000000 (rekommenderat: 1 till 10).",
+            "Sätt training.num_epochs till ett heltal större än 0 och högst "
+            "1\N{NO-BREAK SPACE}000\N{NO-BREAK SPACE}000 (rekommenderat: 1 till 10).",
         ),
+        (
+            "per_model.llama.training.learning_rate is 0.02, outside the recommended 1e-05 to 0.0005.",
+            "per_model.llama.training.learning_rate är 0,02, utanför det rekommenderade intervallet 1e-05 till 0,0005.",
+        ),
+        ("training.learning_rate is -0.5.", "training.learning_rate är -0,5."),
+        ("training.learning_rate is '0.5 '.", "training.learning_rate är '0.5 '."),
+        # What may be typed into a file, and what is no number, stays as it is typed there.
+        (
+            "Set training.learning_rate to 0.0005, unless you mean it.",
+            "Sätt training.learning_rate till 0.0005, om det inte är avsiktligt.",
+        ),
+        ("metadata.version is 01.5.", "metadata.version är 01.5."),
         (
             "2 of 1,242 rows of my rows.jsonl cannot be used:\n  line 3: field 'text' is null\n"
             "  and 1 more: broken-json",
@@ -327,7 +342,7 @@ def test_a_document_is_said_whole_or_marked_as_english() -> None:
 
 def test_places_of_a_phrase_are_those_of_what_is_said_instead() -> None:
     def places(text: str) -> list[str]:
-        return sorted(place.lstrip("+=#?%") for _, place, _, _ in Formatter().parse(text) if place is not None)
+        return sorted(place.lstrip("+=#?%.") for _, place, _, _ in Formatter().parse(text) if place is not None)
 
     assert {english for english, said in PHRASES.items() if places(english.removeprefix("~")) != places(said)} == set()
     assert list(PHRASES) == sorted(PHRASES)
@@ -378,7 +393,8 @@ def test_a_form_is_judged_in_the_language_of_its_page(server: Served) -> None:
         return told
 
     english, swedish, chosen = asked(), asked(**{"Accept-Language": "sv"}), asked(Cookie="language=sv")
-    other = asked(**{"Accept-Language": "sv", "Cookie": "language=en"})
+    meanwhile = [asked(**{"Accept-Language": "sv", "Cookie": f"language={tab}"}) for tab in ("en", "sv")]
+    elsewhere = asked(**{"Accept-Language": "sv-SE,sv;q=0.9", "Cookie": "language=en"})
 
     assert [finding["problem"] for finding in english] == [
         "No base models selected. Base models MUST be selected by an administrator; discovered models are never "
@@ -390,7 +406,7 @@ def test_a_form_is_judged_in_the_language_of_its_page(server: Served) -> None:
         "utan att någon har bett om det.",
         "training.num_epochs är 0.",
     ]
-    assert (chosen, other) == (swedish, english)
+    assert (chosen, meanwhile, elsewhere) == (swedish, [swedish, swedish], english)
     assert [{**finding, "problem": "", "fix": ""} for finding in swedish] == [
         {**finding, "problem": "", "fix": ""} for finding in english
     ]
@@ -477,6 +493,19 @@ def test_a_run_that_failed_says_why_in_swedish_and_its_warnings_too(server: Serv
 @pytest.mark.parametrize("cookie", ["language=sv", "a=b; language=sv", 'x="; language=sv', "language", "\xff=\xfe; ;;"])
 def test_whatever_the_cookies_are_the_language_is_one_there_is(cookie: str) -> None:
     assert speech.language_of([(b"Cookie", cookie.encode("latin-1"))]) in ("en", "sv")
+
+
+def test_what_was_made_to_take_long_stays_english_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    passing = iter(range(100))
+    monkeypatch.setattr(time, "monotonic", lambda: next(passing) * speech.PATIENCE / 3)
+    document = {"findings": [{"problem": "training.num_epochs is 0.", "fix": ""} for _ in range(3)]}
+
+    token = speech.LANGUAGE.set("sv")
+    told = speech.spoken(document)["findings"]
+    speech.LANGUAGE.reset(token)
+
+    assert told[0]["problem"] == "training.num_epochs är 0."
+    assert told[2] == {"problem": "training.num_epochs is 0.", "fix": "", "language": "en"}
 
 
 def test_nobody_speaks_swedish_after_the_one_who_asked_for_it(server: Served) -> None:

@@ -20,8 +20,8 @@ def nothing_selected() -> SelectionError:
     return SelectionError(
         "No base models selected. Base models MUST be selected by an administrator; discovered models are never "
         "trained unasked.",
-        "Name them with --base-models, in the environment variable BASE_MODELS, or as model.base_models in the "
-        "configuration file. `oneseek models list` shows what is there.",
+        "Select one or more: in the form, with --base-models, in BASE_MODELS, or as model.base_models in the "
+        "configuration file. The page Models and oneseek models list show what is there.",
     )
 
 

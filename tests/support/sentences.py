@@ -14,7 +14,7 @@ VALUE = "\x00"
 
 _NAMED = ("problem", "fix", "reason", "why")
 _ERRORS = ("Refused", "Error", "Damaged", "Invalid", "Unknown", "Failed", "Unavailable")
-_BEHIND_A_KIND = ("Refusal", "HubError", "Fault", "ModelProblem")
+_BEHIND_A_KIND = ("Refusal", "HubError", "Fault", "ModelProblem", "WorkerFailed")
 _MOST_FORMS = 64  # of one text; of more, the first
 
 

@@ -214,7 +214,7 @@ class Supervisor:
         """
         if is_run_id(run_id) and (directory := self._directory(run_id)).journal.exists():
             return directory
-        raise RunUnknown(f"There is no run {run_id[:80]!r}.", "See what there is with GET /api/runs.")
+        raise RunUnknown(f"There is no run {run_id[:80]!r}.", "See the page Runs, or GET /api/runs.")
 
     def active(self) -> list[KnownRun]:
         """The runs that go on, whoever started them, the newest first."""

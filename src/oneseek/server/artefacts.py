@@ -33,6 +33,7 @@ from oneseek.server.download import (
 )
 from oneseek.server.errors import Refusal
 from oneseek.server.places import hiding
+from oneseek.server.speech import speaking
 
 Find = Callable[[str], RunDirectory]
 
@@ -64,7 +65,7 @@ class Certification(Certified, frozen=True, kw_only=True):
 def routes(find: Find, home: Home, environment: Mapping[str, str], work: Executor) -> APIRouter:
     """find: a run by its id; RunUnknown where there is none. environment: as `runs.certify` and `runs.verify` read it,
     in a form that reaches the processes of `work`."""
-    hide = hiding(home)
+    tell = speaking(hiding(home))
     router = APIRouter(prefix="/api/runs/{run_id}")
 
     @router.get(
@@ -113,14 +114,14 @@ def routes(find: Find, home: Home, environment: Mapping[str, str], work: Executo
             base_models=models,
             environment=environment,
         ).result()
-        return bodies.answer(hide(found.wire()))
+        return bodies.answer(tell(found.wire()))
 
     @router.post("/certify", responses=bodies.answers(Certification, _CERTIFIED) | bodies.refuses(404, 409))
     def certify(run_id: str) -> Response:
         """Seal a completed run and enter it in the ledger. Doing it again does no harm."""
         found = runs.certify(find(run_id), home, environment)
         status = "completed" if found.problem else "certified"
-        return bodies.answer(hide({"status": status, **msgspec.to_builtins(found)}))
+        return bodies.answer(tell({"status": status, **msgspec.to_builtins(found)}))
 
     return router
 

@@ -19,6 +19,7 @@ from oneseek.runs import ledger as ledgers
 from oneseek.server import bodies
 from oneseek.server.errors import Refusal
 from oneseek.server.places import hiding
+from oneseek.server.speech import speaking
 
 MOST_AT_ONCE = 1000
 """Entries in one answer."""
@@ -91,7 +92,7 @@ def routes(home: Home, environment: Mapping[str, str], work: Executor) -> APIRou
     whose client is for one thread; and nothing is kept that has to be closed.
     """
     router = APIRouter(prefix="/api/ledger")
-    threads, hide = ThreadPoolExecutor(_AT_ONCE, "ledger"), hiding(home)
+    threads, tell = ThreadPoolExecutor(_AT_ONCE, "ledger"), speaking(hiding(home))
 
     async def asked(question: Callable[[Log], Found]) -> Found:
         return await _within(threads, lambda: _asked(question, home, environment))
@@ -153,7 +154,7 @@ def routes(home: Home, environment: Mapping[str, str], work: Executor) -> APIRou
         """Whether nothing in the ledger was changed, removed or put in between: every entry is read and hashed, and
         compared with everything that was signed. Takes seconds where there are many."""
         doing = work.submit(_audited, home, dict(environment))
-        return bodies.answer(hide(msgspec.to_builtins(await _in_time(asyncio.wrap_future(doing)))))
+        return bodies.answer(tell(msgspec.to_builtins(await _in_time(asyncio.wrap_future(doing)))))
 
     return router
 

@@ -20,7 +20,7 @@ from oneseek.server.bodies import BODY, answer, answers, asks, received, refuses
 from oneseek.server.download import open_without_links
 from oneseek.server.errors import Refusal
 from oneseek.server.places import Hide, hiding
-from oneseek.server.speech import speaking
+from oneseek.server.speech import speaking, spoken
 
 TAIL: Final = 64 << 10
 LONGEST_TAIL: Final = 1 << 20
@@ -50,7 +50,8 @@ def listed(run: KnownRun, hide: Hide) -> dict[str, Any]:
     """A run as the command line lists it; its place as one below the models directory, not of this machine."""
     told = run.wire()
     told["certified_dir"] = run.directory.relative_to(run.directory.parent.parent).as_posix()
-    said: dict[str, Any] = hide({name: told[name] for name in ("problem", "failure") if told.get(name)})
+    words = ("problem", "failure", "failed_models")
+    said: dict[str, Any] = hide({name: told[name] for name in words if told.get(name)})
     return told | said
 
 
@@ -76,7 +77,8 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
     @router.get("/api/runs", responses=answers(Runs, {"runs": [LISTED]}))
     def every_run() -> Response:
         """Every run, the newest first; below them, what the old system left."""
-        return answer(Runs([*(listed(run, hide) for run in list_runs(home)), *map(listed_old, old_runs(home))]))
+        old = spoken([listed_old(run) for run in old_runs(home)])
+        return answer(Runs([*(listed(run, hide) for run in list_runs(home)), *old]))
 
     @router.get("/api/runs/{run_id}", responses=answers(dict[str, Any], LISTED | DETAIL) | refuses(404, 409))
     def one_run(run_id: str) -> Response:
@@ -87,7 +89,7 @@ def routes(runs: Supervisor, *, home: Home) -> APIRouter:
             old = old_named(run_id, home)
             if old is None:
                 raise
-            return answer(listed_old(old) | old.detail())
+            return answer(spoken(listed_old(old) | old.detail(), "reason"))
         return answer(shown(known, hide))
 
     @router.post(

@@ -7,9 +7,11 @@ GET /api/training/{run_id}/events?after=&batch=1&form=wire|journal
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing, suppress
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Header, Query, Response, WebSocket
@@ -22,7 +24,8 @@ from starlette.websockets import WebSocketDisconnect
 from oneseek.errors import OneSeekError, Refused, RunUnknown
 from oneseek.server.bodies import refuses
 from oneseek.server.errors import told
-from oneseek.server.live import Live, Message, ServerEnding, TooSlow, Viewer
+from oneseek.server.live import Form, Live, Message, ServerEnding, TooSlow, Viewer
+from oneseek.server.speech import LANGUAGE, spoken, spoken_json
 
 LONGEST_SAID = 4096
 """Characters of a message from a viewer. What it says is not listened to."""
@@ -46,7 +49,7 @@ class Asked(BaseModel, extra="forbid", populate_by_name=True):
     batch: bool = False
     """Whether all that waits comes as one array."""
 
-    form: Literal["wire", "journal"] = "wire"
+    form: Form = "wire"
     """Events, or the journal's own lines."""
 
 
@@ -54,9 +57,17 @@ class AskedOverSocket(Asked):
     run_id: Annotated[str, Field(alias="runId")]
 
 
+Say = Callable[[Sequence[Message]], Awaitable[Sequence[Message]]]
+"""Says messages again, as a viewer is to get them."""
+
+
 def routes(live: Live) -> APIRouter:
     """The WebSocket and the server-sent events."""
     router = APIRouter()
+    translating = asyncio.Semaphore(1)
+
+    def say_as(asked: Asked) -> Say:
+        return _as_it_is if LANGUAGE.get() == "en" or asked.form == "journal" else partial(_translated, translating)
 
     @router.websocket("/ws/training")
     async def training(websocket: WebSocket) -> None:
@@ -74,7 +85,7 @@ def routes(live: Live) -> APIRouter:
             return
         with closing(viewer):
             await websocket.accept()
-            if ending := await _show(websocket, viewer, batch=asked.batch):
+            if ending := await _show(websocket, viewer, say_as(asked), batch=asked.batch):
                 await _close(websocket, *ending)
 
     @router.get(
@@ -95,7 +106,7 @@ def routes(live: Live) -> APIRouter:
         if viewer.done:
             viewer.close()
             return Response(status_code=204)
-        return _Events(viewer, batch=asked.batch)
+        return _Events(viewer, say_as(asked), batch=asked.batch)
 
     return router
 
@@ -103,6 +114,28 @@ def routes(live: Live) -> APIRouter:
 def joined(messages: Sequence[Message]) -> str:
     """Messages as one JSON array."""
     return f"[{','.join(message.text for message in messages)}]"
+
+
+# -- in the viewer's language ------------------------------------------------------------------------------------------
+
+_SAYS = re.compile(r'"(?:problem|fix|cause)":"[^"]|"quarantined":\{"|"warnings":\["')
+"""Where JSON says something to people. Hardly any event does; the others are told as they were encoded for all."""
+
+
+async def _as_it_is(messages: Sequence[Message]) -> Sequence[Message]:
+    return messages
+
+
+async def _translated(translating: asyncio.Semaphore, messages: Sequence[Message]) -> Sequence[Message]:
+    """Beside the event loop, one viewer's at a time: nobody waits for it who watches in English."""
+    if not any(_SAYS.search(message.text) for message in messages):
+        return messages
+    async with translating:
+        return await asyncio.to_thread(lambda: [_in_the_language(message) for message in messages])
+
+
+def _in_the_language(message: Message) -> Message:
+    return message._replace(text=spoken_json(message.text)) if _SAYS.search(message.text) else message
 
 
 # -- the socket ----------------------------------------------------------------------------------------------------
@@ -115,9 +148,9 @@ def _asked(websocket: WebSocket) -> AskedOverSocket:
         raise RequestValidationError([{**each, "loc": ("query", *each["loc"])} for each in error.errors()]) from None
 
 
-async def _show(websocket: WebSocket, viewer: Viewer, *, batch: bool) -> tuple[int, str] | None:
+async def _show(websocket: WebSocket, viewer: Viewer, say: Say, *, batch: bool) -> tuple[int, str] | None:
     """Send until somebody has had enough; code and reason of the close, None for who has gone."""
-    sending = asyncio.create_task(_send(websocket, viewer, batch=batch))
+    sending = asyncio.create_task(_send(websocket, viewer, say, batch=batch))
     hearing = asyncio.create_task(_hear(websocket))
     try:
         await asyncio.wait((sending, hearing, viewer.stuck), return_when=asyncio.FIRST_COMPLETED)
@@ -128,9 +161,10 @@ async def _show(websocket: WebSocket, viewer: Viewer, *, batch: bool) -> tuple[i
         hearing.cancel()
 
 
-async def _send(websocket: WebSocket, viewer: Viewer, *, batch: bool) -> tuple[int, str] | None:
+async def _send(websocket: WebSocket, viewer: Viewer, say: Say, *, batch: bool) -> tuple[int, str] | None:
     try:
-        async for messages in viewer:
+        async for found in viewer:
+            messages = await say(found)
             for text in [joined(messages)] if batch else [message.text for message in messages]:
                 await websocket.send({"type": "websocket.send", "text": text})
     except WebSocketDisconnect:
@@ -199,10 +233,10 @@ class _Events(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, viewer: Viewer, *, batch: bool) -> None:
+    def __init__(self, viewer: Viewer, say: Say, *, batch: bool) -> None:
         # A proxy that gathers answers before it passes them on would gather for ever.
         headers = {"X-Accel-Buffering": "no"}
-        super().__init__(_stream(viewer, batch=batch), headers=headers)
+        super().__init__(_stream(viewer, say, batch=batch), headers=headers)
         self._viewer = viewer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -217,10 +251,11 @@ class _Events(StreamingResponse):
                 await answering
 
 
-async def _stream(viewer: Viewer, *, batch: bool) -> AsyncIterator[str]:
+async def _stream(viewer: Viewer, say: Say, *, batch: bool) -> AsyncIterator[str]:
     yield f"retry: {RETRY}\n\n"
     try:
-        async for messages in viewer:
+        async for found in viewer:
+            messages = await say(found)
             if batch:
                 yield _event(Message(messages[-1].seq, "batch", joined(messages)))
             else:
@@ -229,7 +264,7 @@ async def _stream(viewer: Viewer, *, batch: bool) -> AsyncIterator[str]:
         return
     except OneSeekError as error:
         _, body, _ = told(error)
-        yield f"event: error\ndata: {msgspec.json.encode(body).decode()}\n\n"
+        yield f"event: error\ndata: {msgspec.json.encode(spoken(body)).decode()}\n\n"
 
 
 def _event(message: Message) -> str:

@@ -25,7 +25,7 @@ from oneseek.server.leaving import unless_left
 from oneseek.server.live import Live, Moment
 from oneseek.server.places import hiding
 from oneseek.server.runs import LISTED, WAITING, Runs, listed
-from oneseek.server.speech import speaking
+from oneseek.server.speech import speaking, spoken
 from oneseek.server.tasks import Task, Tasks, Tell
 
 Body = dict[str, Any]
@@ -104,7 +104,7 @@ def routes(
     @router.get("/api/training/active", responses=answers(Runs, {"runs": [LISTED]}))
     def active() -> Response:
         """Runs that are being trained now, or wait for it."""
-        return answer(Runs([listed(run, hide) for run in runs.active()]))
+        return answer(Runs([listed(run, tell) for run in runs.active()]))
 
     @router.get("/api/training/{run_id}/metrics", responses=answers(Body, METRICS) | refuses(404, 409))
     async def metrics(run_id: str) -> Response:
@@ -127,7 +127,7 @@ def routes(
         """What another program tells of a run that it trains, in camelCase or snake_case. The first report of an id
         that nobody has begins the run; it is shown like all others, and never certified."""
         _, begun = outside.report(home, run_id, outside.read(said))
-        return answer(listed(door.describe(runs.find(run_id)), hide), 201 if begun else 200)
+        return answer(listed(door.describe(runs.find(run_id)), tell), 201 if begun else 200)
 
     return router
 
@@ -149,7 +149,7 @@ def warmed(environment: Mapping[str, str], home: Home, devices: Sequence[str]) -
 
 async def _viewed(view: Callable[..., wire.Body], moment: Moment) -> Response:
     """A view of a run, made beside the event loop: its history may be long."""
-    return await run_in_threadpool(lambda: answer(view(moment.at, moment.state, moment.status)))
+    return await run_in_threadpool(lambda: answer(spoken(view(moment.at, moment.state, moment.status))))
 
 
 def _about(body: Body) -> dict[str, str]:

@@ -47,7 +47,7 @@ def downloads_are_expected(config: TrainingConfig, facts: Facts) -> Iterator[Fin
                 field=FIELD,
                 problem=f"{model.display_name} is not here yet: {size(model.missing_bytes)} are downloaded "
                 f"before the training begins, and only then can it be tried on the rows.{large}",
-                fix=f"To have it here beforehand: oneseek models pull {model.hub_id}",
+                fix=f"To have it here beforehand, download it on its card, or with oneseek models pull {model.hub_id}",
                 model=model.key,
             )
 

@@ -1,7 +1,8 @@
 """Findings and errors in the language of who reads them. They are said in English; `words/findings/` says them again.
 
 A phrase there has places for values: `{model} has no chat template.` What stands in `{name}` is a name, a number or a
-path and stays as it is; in `{#name}` there is no blank in it, and `{%name}` is a size. `{+name}` is a phrase, said
+path and stays as it is; in `{#name}` there is no blank in it, `{%name}` is a size, and `{.name}` a number that a form
+takes back with the signs of its language, never one that is typed into a file. `{+name}` is a phrase, said
 again too, `{=name}` a phrase or a value, and `{?name}` what others have said, a library or a template, in whatever
 words. A phrase that begins with `~` is only ever a part of others. Whatever can't be said so stays English, whole:
 nobody is told half of each.
@@ -23,18 +24,20 @@ DIRECTORY: Final = Path(__file__).parent / "words" / "findings"
 LONGEST: Final = 20_000
 """Characters of a text that is said again; findings that list rows of a dataset may be longer than anybody reads."""
 
+_UNGROUPED: Final = 4  # digits that are read at a glance
 _TRIES: Final = 2000  # ways in which phrases may lie in a text, and in the values of its phrases
 _PLACES: Final = 64  # at which the words behind a value may begin
 _SEAMS: Final = 80  # of a text: a finding names three rows of each kind
 _DEEPEST: Final = 50  # phrases in phrases
-_KINDS: Final = "+=#?%"
+_KINDS: Final = "+=#?%."
 _LETTER: Final = re.compile(r"[^\W\d_]")
 _SEAM: Final = re.compile(r"(?<=[.!?…:])\s+|\n\s*")
 _END_OF_A_SENTENCE: Final = re.compile(r"[.!?]\s+[^\s\da-zåäö]|\n")
 _BLANK: Final = re.compile(r"\s")
-_QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`")
+_QUOTED: Final = re.compile(r"(?<!\w)b?'[^']*'|\"[^\"]*\"|`[^`]*`")  # the sign in "the run's" opens nothing
 _PROSE: Final = re.compile(r"(?<!\S)(?:and|are|can't|cannot|has|is|it|its|no|not|of|or|the|this|to|with)(?![\w/.-])")
 _SIZE: Final = re.compile(r"\d[\d,.]*(?: [A-Za-z]+)?")
+_PLAIN: Final = re.compile(r"(-?)(\d+)(?:\.(\d+))?(e[+-]?\d+)?")
 _GROUPED: Final = re.compile(r"\d{1,3}(,\d{3})+")
 _MEASURED: Final = re.compile(r"(\d+)\.(\d+)( (?:[kMGT]i?B|B|s))")
 
@@ -123,13 +126,14 @@ class _Saying:
             again = (self._phrase(value, part=True) or self.text(value)) if kind in ("+", "=", "?") else None
             if again is None and (not _may_stay(value, kind) or self._says_more(value)):
                 return None
-            said[name] = _number(value) if again is None else again
+            said[name] = _number(value, kind) if again is None else again
         return said
 
     def _says_more(self, value: str) -> bool:
-        """Whether behind what others have said, we go on."""
-        tails = [value[seam.end() :] for seam in _SEAM.finditer(value)]
-        return any(self._phrase(each) is not None for tail in tails for each in (tail, f"{tail}."))
+        """Whether behind what others have said, we go on. We never do in quotes and numbers alone."""
+        tails = (value[seam.end() :] for seam in _SEAM.finditer(value))
+        words = (tail for tail in tails if _LETTER.search(_QUOTED.sub("", tail)))
+        return any(self._phrase(each) is not None for tail in words for each in (tail, f"{tail}."))
 
 
 @cache
@@ -140,13 +144,19 @@ def translator(language: str) -> Translator | None:
 
 
 def said(document: dict[str, Any], language: str, *names: str) -> dict[str, Any]:
-    """The same document with its texts of these names in a language. Where one of them can't be said there, none is,
-    and `language` tells that they are English."""
+    """The same document with its texts of these names in a language, and those of a dict of texts. Where one of them
+    can't be said there, none is, and `language` tells that they are English."""
     speaking = translator(language)
     if speaking is None:
         return document
-    texts = {name: text for name in names if isinstance(text := document.get(name), str)}
-    again = {name: speaking.say(text) for name, text in texts.items()}
+    again: dict[str, Any] = {}
+    for name in names:
+        match document.get(name):
+            case str(text):
+                again[name] = speaking.say(text)
+            case dict(texts) if all(isinstance(text, str) for text in texts.values()):
+                told = {key: speaking.say(text) for key, text in texts.items()}
+                again[name] = None if None in told.values() else told
     if None in again.values():
         return document | {"language": "en"}
     return document | again
@@ -197,15 +207,21 @@ def _may_stay(value: str, kind: str) -> bool:
         case "+":
             return not _LETTER.search(value)
         case "#":
-            return not _BLANK.search(value)
+            return not (_BLANK.search(value) or _PROSE.fullmatch(value))
         case "%":
             return _SIZE.fullmatch(value) is not None
+        case ".":
+            return _PLAIN.fullmatch(value) is not None
         case _:
             return not (_END_OF_A_SENTENCE.search(value) or _PROSE.search(_QUOTED.sub("''", value)))
 
 
-def _number(value: str) -> str:
-    """A number as people here write it; whatever is typed into a setting is left as it is typed."""
+def _number(value: str, kind: str) -> str:
+    """A number as people here write it; whatever may be typed into a file is left as it is typed."""
+    if kind == "." and (found := _PLAIN.fullmatch(value)):
+        sign, whole, fraction, power = found.groups("")
+        grouped = f"{int(whole):,}".replace(",", "\N{NO-BREAK SPACE}") if len(whole) > _UNGROUPED else whole
+        return f"{sign}{grouped}{fraction and f',{fraction}'}{power}"
     if _GROUPED.fullmatch(value):
         return value.replace(",", "\N{NO-BREAK SPACE}")
     return _MEASURED.sub(r"\1,\2\3", value) if _MEASURED.fullmatch(value) else value
