@@ -24,7 +24,16 @@ expect.set_options(timeout=PATIENCE)
 
 AXE = Path(__file__).parents[2] / ".venv" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 
-LONGEST = ("test_journey.py", "test_run.py")
+LONGEST = (
+    "test_journey.py",
+    "test_run.py",
+    "test_train.py",
+    "test_faults.py",
+    "test_models.py",
+    "test_frame.py",
+    "test_still.py",
+    "test_hostile.py",
+)
 
 ON_THE_HUB = "north/gamma-1b-instruct"
 GATED = "north/gated-1b"
@@ -40,7 +49,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONGEST)  # two who share the files end at the same time
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))  # who share the files end at the same time
 
 
 @pytest.fixture(scope="session")
@@ -153,8 +163,9 @@ def axe() -> Callable[[Page], list[str]]:
     script = AXE.read_text(encoding="utf-8")
 
     def violations(page: Page) -> list[str]:
-        page.evaluate(script)
-        found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+        if page.evaluate("typeof axe") == "undefined":
+            page.evaluate(script)
+        found = page.evaluate("axe.run({resultTypes: ['violations']}).then(({ violations }) => violations)")
         return [f"{each['id']}: {[' '.join(map(str, node['target'])) for node in each['nodes']]}" for each in found]
 
     return violations

@@ -23,10 +23,10 @@ def served(finished: Site) -> Site:
 
 @pytest.mark.parametrize("path", [*PAGES, *DOORS])
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
-    visited: Open, runs: Mapping[str, str], barriers: Barriers, path: str
+    visited: Open, runs: Mapping[str, str], seen: Seen, barriers: Barriers, path: str
 ) -> None:
     page = visited(path.format(**runs), signed_in=path not in DOORS)
-    page.wait_for_load_state("networkidle")
+    seen.rest(page)
 
     assert barriers(page) == {}
     assert {width: over for width in WIDTHS if (over := too_wide(page, width))} == {}

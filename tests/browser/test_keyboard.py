@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from playwright.sync_api import Page, expect
 
 from browser.conftest import Open
-from support.browser import Site, told
+from support.browser import Seen, Site, told
 
 PHONE = {"width": 390, "height": 844}
 
@@ -43,10 +43,11 @@ def stops(page: Page) -> Iterator[str]:
         yield page.evaluate("document.activeElement.outerHTML.slice(0, 150)")
 
 
-def test_a_run_is_asked_for_reviewed_and_mended_without_a_pointer(visited: Open, served: Site) -> None:
+def test_a_run_is_asked_for_reviewed_and_mended_without_a_pointer(visited: Open, served: Site, seen: Seen) -> None:
     page = visited("/train")
     told(page, "POST", "/api/datasets?name=chats.jsonl", (served.home / "files" / "chats.jsonl").read_bytes())
     page.reload()
+    seen.rest(page)  # what comes while Tab is pressed may come behind the focus
     llama = page.get_by_role("checkbox", name="Alfa-Llama")
 
     to(page, '[value="alfa-llama"]')
@@ -81,10 +82,11 @@ def test_groups_are_called_by_their_names_and_a_model_says_what_it_can(visited: 
     expect(page.get_by_role("checkbox", name="Alfa-Llama")).to_have_accessible_description(re.compile("Cached .* Chat"))
 
 
-def test_what_has_the_focus_is_in_sight_on_a_phone_too(visited: Open) -> None:
+def test_what_has_the_focus_is_in_sight_on_a_phone_too(visited: Open, seen: Seen) -> None:
     page = visited("/train", viewport=PHONE, reduced_motion="reduce")
     page.get_by_role("checkbox", name="Alfa-Llama").check()
     expect(page.locator("#targets")).to_contain_text("q_proj")
+    seen.rest(page)  # what comes above the focus pushes it out of sight
 
     hidden = [each for each in stops(page) if not page.evaluate(SEEN)]
 

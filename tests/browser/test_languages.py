@@ -49,18 +49,18 @@ def english(texts: list[str]) -> dict[str, str]:
     }
 
 
-def states(page: Page, runs: Mapping[str, str]) -> Iterator[str]:
+def states(page: Page, runs: Mapping[str, str], seen: Seen) -> Iterator[str]:
     """Every page, and what opens on it; the name of each."""
     for path in ("/setup", "/login"):
         page.goto(path)
-        page.wait_for_load_state("networkidle")
+        seen.rest(page)
         yield path
     page.locator("input[type=password]").first.fill(PASSPHRASE)
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/train$"))
     for path in ("/runs", "/ledger", "/playground", "/nothing", f"/runs/{runs['failed']}"):
         page.goto(path)
-        page.wait_for_load_state("networkidle")
+        seen.rest(page)
         yield path
     page.goto(f"/runs/{runs['trained']}")
     expect(page.locator("#verify-said")).to_contain_text("12")
@@ -80,9 +80,10 @@ def states(page: Page, runs: Mapping[str, str]) -> Iterator[str]:
     yield "a dataset"
     page.goto("/access")
     page.get_by_role("button", name=SWEDISH["New token"]).click()
-    page.wait_for_load_state("networkidle")
+    seen.rest(page)
     yield "access"
     page.goto("/train")
+    seen.rest(page)
     yield "an empty form"
     page.get_by_role("checkbox", name="Alfa-Llama").check()
     page.locator("#data-dataset").select_option("chats.jsonl")
@@ -97,7 +98,7 @@ def states(page: Page, runs: Mapping[str, str]) -> Iterator[str]:
 def test_no_english_is_left_on_a_swedish_page(visited: Open, runs: Mapping[str, str], seen: Seen) -> None:
     page = visited("/login", locale="sv-SE", signed_in=False)
 
-    left = {state: found for state in states(page, runs) if (found := english(page.evaluate(SEEN)))}
+    left = {state: found for state in states(page, runs, seen) if (found := english(page.evaluate(SEEN)))}
 
     seen.expect("status of 404.*/nothing")
     assert left == {}

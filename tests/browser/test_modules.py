@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from browser.test_train import choose, drop
+from oneseek.names import normalize_model_name
 from support.browser import Seen, Site, visit
 
 Open = Callable[..., Page]
@@ -72,6 +73,26 @@ def test_a_loss_that_is_not_zero_never_reads_as_zero(told: Told) -> None:
     )
 
     assert found == ["1.235", "0.001", "4.9e-4", "-2e-5", "0.000", "0.0004"]
+
+
+def test_who_reads_a_chart_as_a_table_keeps_the_place_when_it_is_drawn_again(told: Told) -> None:
+    kept = told(
+        """async (module) => {
+          const { chart } = await module("charts");
+          const figure = document.body.appendChild(document.createElement("figure"));
+          const drawn = (...points) =>
+            chart(figure, { title: "Loss", x: { label: "Epoch" }, series: [{ place: 0, name: "Alfa", points }] });
+          drawn([1, 3], [2, 2]);
+          figure.querySelector(".as-table").click();
+          const row = figure.querySelector("tbody tr");
+          const again = [[[1, 3], [2, 2]], [[1, 3], [2, 2], [3, 1]]];
+          const kept = again.map((points) => (drawn(...points), row.isConnected));
+          figure.remove();
+          return kept;
+        }"""
+    )
+
+    assert kept == [True, False]
 
 
 def test_what_is_no_time_is_a_dash(told: Told) -> None:
@@ -196,12 +217,14 @@ def test_searching_asks_nothing_anew_of_a_model_that_is_open(visited: Open, seen
     page = visited("/models")
     page.get_by_role("button", name="Alfa-Llama", exact=True).click()
     expect(page.locator(".abilities")).to_contain_text("q_proj")
+    seen.rest(page)  # it asks for more than that by itself
     before = len(seen.asked)
 
     page.locator("#search").press_sequentially("alfa")
 
     expect(page.locator("#models [data-model]:visible")).to_have_count(1)
     expect(page.locator(".abilities")).to_be_visible()
+    seen.rest(page)
     assert seen.asked[before:] == []
 
 
@@ -237,6 +260,24 @@ def test_what_a_dataset_allows_is_learned_once_the_server_answers_again(
     seen.said = [said for said in seen.said if "503" not in said]
 
 
+def test_a_name_has_the_key_that_the_server_makes_of_it(visited: Open) -> None:
+    page = visited("/train", bypass_csp=True)
+    names = [
+        "KB-Llama-3.1-8B-Swedish",
+        "gemma_2_9b",
+        "org/Model/",
+        "org\\Model\\\\",
+        " a\tb ",
+        "Ångström-7B",
+        "_x_",
+        "模型-1b",
+    ]
+
+    keys = asked_of(page, "async (module, names) => names.map((await module('train')).keyOf)", names)
+
+    assert keys == list(map(normalize_model_name, names))
+
+
 def test_the_chosen_dataset_is_asked_for_once(visited: Open, served: Site, seen: Seen) -> None:
     page = visited("/train")
     choose(page, "Alfa-Llama")
@@ -245,4 +286,5 @@ def test_the_chosen_dataset_is_asked_for_once(visited: Open, served: Site, seen:
 
     expect(page.locator("#data-shown .example").first).to_be_visible()
     expect(page.locator("#strategy-note")).to_contain_text("Fits the dataset")
+    seen.rest(page)
     assert seen.asked.count("GET /api/datasets/small.jsonl") == 1

@@ -19,6 +19,7 @@ from support.browser import Seen, Site, site, told
 
 RUN = "/api/admin/training/start-dna-v2"
 MODELS = ("alfa-llama", "beta-mistral")
+FETCHED = "performance.getEntriesByType('resource').find(({ name }) => name.endsWith('/result.js'))"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_a_run_that_waits_says_its_place_and_can_be_moved_and_taken_out(begun: A
     assert barriers(page) == {}
 
     page.get_by_role("button", name="Move up").click()
-    expect(page.locator("#queue")).to_contain_text("Next on cpu")
+    expect(page.locator("#queue")).to_contain_text("Next on CPU")
     page.get_by_role("button", name="Take out of the queue").click()
 
     expect(page.locator("#badge")).to_have_text("Stopped")
@@ -144,6 +145,19 @@ def test_a_lost_connection_leaves_the_numbers_and_comes_back_by_itself(begun: An
     seen.expect("ERR_|WebSocket")
 
 
+def test_what_is_left_of_a_run_is_shown_though_nothing_more_of_the_page_comes_by_then(begun: Any) -> None:
+    page = begun()
+    expect(page.locator("#badge")).to_have_text("Training")
+    run_id = page.url.rpartition("/")[2]
+    page.wait_for_function(f"() => {FETCHED}")
+    page.evaluate(f"import({FETCHED}.name).then(() => null)")  # with all that it imports
+    page.route("**/*.js", lambda route: route.abort())
+
+    told(page, "POST", f"/api/runs/{run_id}/stop", {"when": "kill"})
+
+    expect(page.locator("#result-said")).to_contain_text("No adapters were kept")
+
+
 def test_what_another_program_reports_is_ranked_and_who_diverged_says_why(visited: Open, barriers: Barriers) -> None:
     page = visited("/runs")
     run_id = "run-20261120-091402"
@@ -164,6 +178,7 @@ def test_what_another_program_reports_is_ranked_and_who_diverged_says_why(visite
     chart.get_by_text("As a table").click()
     expect(chart.get_by_role("row")).to_have_count(4)
     expect(chart.get_by_role("row").nth(2)).to_have_text(re.compile(r"2.*0\.350"))
+    chart.get_by_text("As a table").click()  # the drawing again, which stands where the table stood
     chart.locator(".plot").focus()
     page.keyboard.press("End")
     expect(page.locator("#told")).to_contain_text("0.233")

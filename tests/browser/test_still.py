@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from browser.conftest import Open
-from support.browser import Site
+from support.browser import Seen, Site
 
 MOST = 0.02
 SHIFTS = """new PerformanceObserver((list) => list.getEntries().forEach((each) => {
@@ -22,13 +22,15 @@ def served(finished: Site) -> Site:
 
 
 @pytest.mark.parametrize("viewport", [{"width": 1440, "height": 900}, {"width": 390, "height": 844}])
-def test_nothing_jumps_while_a_page_fills(visited: Open, runs: Mapping[str, str], viewport: dict[str, int]) -> None:
-    page = visited("/login", viewport=viewport)
+def test_nothing_jumps_while_a_page_fills(
+    visited: Open, runs: Mapping[str, str], seen: Seen, viewport: dict[str, int]
+) -> None:
+    page = visited("about:blank", viewport=viewport)
     page.add_init_script(SHIFTS)
     shifted = {}
     for path in (*PAGES, *(f"/runs/{run}" for run in runs.values())):
         page.goto(path)
-        page.wait_for_timeout(1200)
+        seen.rest(page)
         shifted[path] = round(page.evaluate("window.shifted ?? 0"), 3)
 
     assert {path: by for path, by in shifted.items() if by > MOST} == {}

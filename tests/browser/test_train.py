@@ -47,14 +47,15 @@ def may_start(page: Page, *, allowed: bool) -> None:
     expect(page.locator("#start")).to_have_attribute("aria-disabled", "false" if allowed else "true")
 
 
-def test_nothing_asked_for_is_two_errors_and_no_start(visited: Open) -> None:
+def test_nothing_asked_for_is_two_things_to_choose_and_two_errors_for_who_wants_to_start(visited: Open) -> None:
     page = visited("/train")
-    expect(page.locator(".rail")).to_contain_text("2 errors")
+    expect(page.locator(".rail")).to_contain_text("2 things to choose")
 
     dialog = review(page)
 
     expect(dialog).to_contain_text("No base models selected.")
     expect(dialog).to_contain_text("No dataset is given.")
+    expect(page.locator(".rail")).to_contain_text("2 errors")
     may_start(page, allowed=False)
 
 
@@ -205,7 +206,6 @@ def test_the_draft_survives_a_reload(visited: Open, served: Site) -> None:
     choose(page, "Beta-Mistral")
     drop(page, served, "chats.jsonl")
     page.get_by_label("Epochs", exact=True).first.fill("7")
-    page.wait_for_timeout(300)
 
     page.reload()
 
@@ -243,13 +243,14 @@ def test_scripts_in_names_stay_text(visited: Open, served: Site, tmp_path: Path)
 
 
 def test_axe_finds_nothing_on_a_form_that_is_filled_in_nor_in_the_dialog(
-    visited: Open, served: Site, barriers: Barriers
+    visited: Open, served: Site, seen: Seen, barriers: Barriers
 ) -> None:
     page = visited("/train")
     choose(page, "GPT-2", "Alfa-Llama", "Beta-Mistral")
     drop(page, served, "faulty.jsonl")
     page.locator("#training-learning-rate").fill("0.02")
     expect(page.locator("#data .problems")).to_be_visible()
+    seen.rest(page)
 
     assert barriers(page) == {}
     review(page)

@@ -40,8 +40,29 @@ FLAGS = (
 )
 LOOKS = ("light", "dark", "phone")
 TESTS = Path(__file__).parent.parent
-PATIENCE = 60_000
-"""Milliseconds that something may take to appear on a page; a process that trains loads torch first."""
+PATIENCE = 120_000
+"""Milliseconds that something may take to appear on a page: a process that trains loads torch first, beside whatever
+else is tested."""
+MOMENT = 400
+"""Milliseconds without a change after which a page is at rest: longer than any pause between two of its drawings."""
+
+# Resolves when nothing on a page has changed for a moment.
+_UNCHANGED = """([moment, patience]) => new Promise((resolve, reject) => {
+  let timer = 0;
+  const watching = new MutationObserver(later);
+  const late = setTimeout(() => over(() => reject(new Error("this page never comes to rest"))), patience);
+  watching.observe(document, { subtree: true, childList: true, attributes: true, characterData: true });
+  later();
+  function later() {
+    clearTimeout(timer);
+    timer = setTimeout(() => over(resolve), moment);
+  }
+  function over(told) {
+    watching.disconnect();
+    clearTimeout(late);
+    told();
+  }
+})"""
 
 
 @dataclass
@@ -132,11 +153,13 @@ def chromium() -> Iterator[Browser]:
 @dataclass
 class Seen:
     """What the pages of a context said and asked for. `said`: on the console, with errors and violations of the
-    policy; `asked`: every request's method and address; `elsewhere`: those that left the server."""
+    policy; `asked`: every request's method and address; `elsewhere`: those that left the server; `awaited`: those that
+    were not answered yet."""
 
     said: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
+    awaited: set[Request] = field(default_factory=set)
 
     def watch(self, context: BrowserContext, address: str) -> None:
         def heard(message: ConsoleMessage) -> None:
@@ -145,13 +168,27 @@ class Seen:
                 self.said.append(f"{message.type}: {message.text} ({where})")
 
         def requested(request: Request) -> None:
+            self.awaited.add(request)
             self.asked.append(f"{request.method} {request.url.removeprefix(address)}")
             if not request.url.startswith((address, address.replace("http", "ws"))):
                 self.elsewhere.append(request.url)
 
+        def answered(request: Request) -> None:
+            self.awaited.discard(request)
+
         context.on("console", heard)
         context.on("weberror", lambda error: self.said.append(f"error: {error.error}"))
         context.on("request", requested)
+        context.on("requestfinished", answered)
+        context.on("requestfailed", answered)
+
+    def rest(self, page: Page) -> None:
+        """Wait until a page has filled: all that was asked for is answered, and nothing changes any more."""
+        page.wait_for_load_state()
+        asked = -1
+        while asked != len(self.asked) or any(request.frame.page == page for request in self.awaited):
+            asked = len(self.asked)
+            page.evaluate(_UNCHANGED, [MOMENT, PATIENCE])
 
     def expect(self, pattern: str) -> None:
         """Take out what had to be said: Chromium itself tells of every answer that is no success."""

@@ -133,6 +133,9 @@ function makingTokens() {
   }
 }
 
+// Not even the button of the other language takes it away unasked.
+addEventListener("beforeunload", (event) => $("#made").firstChild && event.preventDefault());
+
 /** The secret of a new token, which nobody can ask for again: it stays until it is put away. */
 function show(token) {
   const server = location.origin;

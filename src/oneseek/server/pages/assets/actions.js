@@ -1,7 +1,7 @@
 // What can be done with a run: stop it, resume it, move it in the queue, read what its process said.
-import { trained } from "./course.js";
+import { inVain, trained } from "./course.js";
 import { brokenOff } from "./log.js";
-import { HALTED } from "./standing.js";
+import { HALTED, deviceName } from "./standing.js";
 import {
   $,
   _,
@@ -29,21 +29,34 @@ let between = false; // the button that had the focus is gone, and the next is n
 
 /** Draw the buttons that fit the run's status. changed(): called when the server was told something. */
 export function draw(course, changed) {
-  const wanted = course.outside ? "" : fitting(course.status);
+  const wanted = course.outside ? "" : fitting(course);
+  advise(wanted === "retry");
   if (wanted === drawn) return;
   const box = $("#run-actions");
   const focused = box.contains(document.activeElement) || (between && document.activeElement === document.body);
   drawn = wanted;
-  put(box, wanted === "stop" && stopButton(course, changed), wanted === "resume" && resumeButton(course, changed));
+  put(
+    box,
+    wanted === "stop" && stopButton(course, changed),
+    wanted === "resume" && resumeButton(course, changed, "primary"),
+    wanted === "retry" && resumeButton(course, changed, "quiet"),
+  );
   if (focused) box.firstElementChild?.focus();
   between = focused && !box.firstElementChild;
 }
 
-const fitting = (status) => (STOPPABLE.includes(status) ? "stop" : HALTED.includes(status) ? "resume" : "");
+function fitting(course) {
+  if (STOPPABLE.includes(course.status)) return "stop";
+  if (!HALTED.includes(course.status)) return "";
+  return inVain(course) ? "retry" : "resume";
+}
+
+/** Running it again with other settings, which is offered with its result, goes before what would fail again. */
+const advise = (again) => $("#run-again")?.classList.toggle("primary", again);
 
 /** A button that lets a run go on from its last whole epoch. */
-function resumeButton(course, changed) {
-  const button = h("button", { class: "btn primary", type: "button" }, icon("play"), _("Resume"));
+function resumeButton(course, changed, tone) {
+  const button = h("button", { class: `btn ${tone}`, type: "button" }, icon("play"), _("Resume"));
   button.addEventListener("click", () =>
     once(button, () => post(`/api/runs/${encodeURIComponent(course.id)}/resume`), changed),
   );
@@ -150,7 +163,7 @@ export async function queue(course, changed) {
 }
 
 function standing(mine, waiting, running) {
-  const place = { n: number(mine.position + 1), all: number(waiting.length), device: mine.device };
+  const place = { n: number(mine.position + 1), all: number(waiting.length), device: deviceName(mine.device) };
   return h(
     "div",
     {},
@@ -167,7 +180,12 @@ function standing(mine, waiting, running) {
       "p",
       { class: "muted" },
       running
-        ? [_("Now it trains"), " ", h("a", { href: `/runs/${running.run_id}` }, running.run_id), "."]
+        ? [
+            _("Now it trains"),
+            " ",
+            h("a", { href: `/runs/${encodeURIComponent(running.run_id)}` }, running.run_id),
+            ".",
+          ]
         : _("It begins in a moment."),
     ),
   );
@@ -197,30 +215,37 @@ function moves(course, mine, waiting, changed) {
 
 // -- what went wrong ------------------------------------------------------------------------------------------------
 
-/** Say at the top why a run does not go on, with the way out; nothing where it does. problem: of its document. */
-export function cause(course, problem) {
+/** Say at the top why a run does not go on, with the way out; nothing where it does. run: its document. */
+export function cause(course, run) {
   const box = $("#cause");
-  const told = causeOf(course, problem);
+  const told = causeOf(course, run);
   box.hidden = !told;
   redraw(box, told, () => told && notice(course, told));
 }
 
-function causeOf(course, problem) {
-  const kept = course.done
+function causeOf(course, run) {
+  const kept = inVain(course)
     ? _n(
         course.done,
-        "Resume goes on after {n} whole epoch, with the same result as without the break.",
-        "Resume goes on after {n} whole epochs, with the same result as without the break.",
+        "Resume goes on after {n} whole epoch with the same settings, and would fail again.",
+        "Resume goes on after {n} whole epochs with the same settings, and would fail again.",
       )
-    : _("Resume begins with the first epoch.");
+    : course.done
+      ? _n(
+          course.done,
+          "Resume goes on after {n} whole epoch, with the same result as without the break.",
+          "Resume goes on after {n} whole epochs, with the same result as without the break.",
+        )
+      : _("Resume begins with the first epoch.");
   const resumed = course.outside ? "" : kept;
-  const told = course.cause?.problem || problem;
+  const told = course.cause?.problem || run.problem;
+  const lang = course.cause?.problem ? course.cause.language : run.language; // of its own words
   switch (course.status) {
     case "failed":
       return {
         tone: "bad",
         title: told || _("It failed."),
-        english: told,
+        lang: told ? lang : null,
         fix: course.cause?.fix,
         then: resumed,
         log: true,
@@ -238,7 +263,7 @@ function causeOf(course, problem) {
       return {
         tone: "bad",
         title: told || _("It can’t be read."),
-        english: told,
+        lang: told ? lang : null,
         then: _("Restore it from a backup."),
       };
     default:
@@ -257,8 +282,8 @@ const stopped = (course) =>
     done: number(course.done),
   });
 
-/** `english`: whether the title is in the run's own words; its fix always is. */
-function notice(course, { tone, title, english, fix, then, log }) {
+/** lang: of title and fix, where it is not the page's. */
+function notice(course, { tone, title, lang, fix, then, log }) {
   const drawing = { bad: "err", warn: "warn" }[tone] ?? "info";
   const button = () =>
     h(
@@ -272,8 +297,8 @@ function notice(course, { tone, title, english, fix, then, log }) {
     h(
       "div",
       {},
-      h("p", {}, h("b", { lang: english ? "en" : null }, title)),
-      h("p", { class: "muted" }, fix && h("span", { lang: "en" }, fix), fix && " ", then),
+      h("p", {}, h("b", { lang }, title)),
+      h("p", { class: "muted" }, fix && h("span", { lang }, fix), fix && " ", then),
     ),
     log && !course.outside && button(),
   ];

@@ -2,7 +2,7 @@
 import { columns, whoCell } from "./columns.js";
 import { gone, ranking } from "./course.js";
 import { withProblem } from "./log.js";
-import { _, _n, NONE, h, icon, number, put, redraw, series } from "./ui.js";
+import { _, _n, h, icon, number, put, redraw, series } from "./ui.js";
 
 /** A leaderboard in a <table>. over(place): the row of a model is under the pointer, null: none is. */
 export function board(table, { config, display, over }) {
@@ -117,14 +117,14 @@ function said(model, course, live, problem, rest) {
   const text = out.epoch
     ? _("Quarantined in epoch {n}: {problem}", { n: number(out.epoch) })
     : _("Not prepared: {problem}");
-  redraw(problem, [text, out.problem], () => withProblem(text, out.problem || NONE));
+  redraw(problem, [text, out.problem], () => withProblem(text, out.problem, out.language));
   const others =
     !["training", "stopping"].includes(course.status) || course.outside
       ? ""
       : live
         ? _n(live, "The other model goes on.", "The other {n} models go on.")
         : _("No model is left.");
-  redraw(rest, [others, out.fix], () => [others, " ", out.fix && h("span", { lang: "en" }, out.fix)]);
+  redraw(rest, [others, out.fix], () => [others, " ", out.fix && h("span", { lang: out.language }, out.fix)]);
 }
 
 const head = (shown, config) =>

@@ -122,6 +122,7 @@ function read(text) {
 }
 
 function entry(own, { index, origin, size, note }, address) {
+  const counted = { place: number(index + 1), n: number(size) };
   return [
     h(
       "div",
@@ -129,12 +130,17 @@ function entry(own, { index, origin, size, note }, address) {
       h(
         "dl",
         { class: "pairs" },
-        pair(_("Entry"), h("b", {}, number(index)), " ", _("of {n}, counted from 0", { n: number(size) })),
+        pair(
+          _("Entry"),
+          h("b", {}, number(index)),
+          " ",
+          _("(number {place} of {n}: entries are counted from 0)", counted),
+        ),
         pair(_("Event"), h("code", {}, own.event)),
         pair(_("Recorded"), fully(own.timestamp)),
         pair(_("Ledger"), h("code", {}, origin)),
       ),
-      tree(index, size),
+      size > 1 && tree(index, size),
     ),
     h("h3", { class: "note-title" }, _("Signed checkpoint")),
     h("pre", { class: "note", tabindex: "0", role: "region", "aria-label": _("Signed checkpoint") }, note.trimEnd()),
@@ -210,7 +216,7 @@ function summary({ checks }) {
   ];
 }
 
-function check({ number: which, name, result, detail }, sources) {
+function check({ number: which, name, result, detail, language }, sources) {
   const later = !sources && needsSources({ name, result });
   const [title, file] = CHECKS()[name] ?? [name, ""];
   const [drawing, tone, word] = RESULTS()[result];
@@ -221,7 +227,7 @@ function check({ number: which, name, result, detail }, sources) {
     h("span", { class: "n" }, number(which)),
     h("span", {}, title, " ", h("span", { class: result === "ok" ? "vh" : `verdict ${tone}` }, word)),
     h("code", {}, file),
-    later ? h("small", {}, _("Compared only when you ask for it, below.")) : h("small", { lang: "en" }, detail),
+    later ? h("small", {}, _("Compared only when you ask for it, below.")) : h("small", { lang: language }, detail),
   );
 }
 
@@ -276,7 +282,7 @@ function alarm({ ok, checks }) {
       "div",
       {},
       h("h2", { id: "alarm-title" }, _("This is not what was certified")),
-      h("p", { lang: "en" }, wrong.detail),
+      h("p", { lang: wrong.language }, wrong.detail),
       h(
         "p",
         {},

@@ -1,7 +1,7 @@
 // Line charts: HTML around an SVG in percent, so words stay crisp at any width and nothing is computed when the window
 // changes. A model has its colour, marker and dash; values are read with the pointer, with arrow keys, or as a table.
-import { digitsOf, nearest, onAxis, scaled, thinned } from "./scale.js";
-import { _, h, mark, number, put, series as hue, shape, small, svg, tell } from "./ui.js";
+import { nearest, notation, onAxis, scaled, thinned } from "./scale.js";
+import { _, h, mark, number, put, redraw, series as hue, shape, svg, tell } from "./ui.js";
 
 const MOST_MARKED = 24; // points of a line that get a marker each
 const MOST_ROWS = 200; // of the table
@@ -12,8 +12,9 @@ const views = new WeakMap();
  * x: `label` of one place on the axis ("Epoch"), `from` and `to`, and `zero`, what place 0 is called.
  * series: `place` (the model's marker), `name`, `points` [[x, y], …] by rising x; `dead`: why it ends; `raw`: points
  * drawn faintly behind; `marked`: false where only its end gets a marker. better: "lower", "higher" or null.
- * baseline: a y with a line. say(y): how a value is written, otherwise with `digits` behind the point. level: of the
- * heading. controls: an element for the header, taken once. */
+ * baseline: a y with a line. ticks: the only places on the y axis, which reaches as far as they do. say(y): how a value
+ * is written, otherwise with `digits` behind the point. level: of the heading. controls: an element for the header, taken
+ * once. */
 export function chart(figure, spec) {
   const view = views.get(figure) ?? begun(figure, spec);
   view.spec = spec;
@@ -25,13 +26,14 @@ export function chart(figure, spec) {
   write(view.note, spec.note ?? "");
   write(view.empty, drawn ? "" : (spec.empty ?? ""));
   view.empty.hidden = drawn;
-  view.table.hidden = !drawn;
+  view.asTable.hidden = !drawn;
+  if (!drawn) asTable(view, false);
   attribute(view.plot, "aria-label", summary(view));
   axes(view);
   lines(view);
   legend(view);
   if (view.at != null) point(view, view.at);
-  if (view.table.open) table(view);
+  if (!view.rows.hidden) table(view);
 }
 
 /** Let one line stand out: the place of its model, or null for all alike. */
@@ -89,7 +91,20 @@ function begun(figure, { level = 2, controls }) {
     readout: h("div", { class: "readout", hidden: true, "aria-hidden": "true" }),
     empty: h("p", { class: "chart-empty", hidden: true }),
     legend: h("ul", { class: "legend" }),
-    rows: h("div", { class: "chart-rows", tabindex: "0", role: "region", "aria-labelledby": `${id}-title` }),
+    rows: h("div", {
+      class: "chart-rows",
+      id: `${id}-rows`,
+      hidden: true,
+      tabindex: "0",
+      role: "region",
+      "aria-labelledby": `${id}-title`,
+    }),
+    frame: h("div", { class: "frame" }),
+    asTable: h(
+      "button",
+      { class: "as-table", type: "button", "aria-expanded": "false", "aria-controls": `${id}-rows` },
+      _("As a table"),
+    ),
   };
   view.plot = svg(
     "svg",
@@ -99,15 +114,15 @@ function begun(figure, { level = 2, controls }) {
     view.marks,
     view.cursor,
   );
-  view.table = h("details", { class: "chart-table" }, h("summary", {}, _("As a table")), view.rows);
+  put(view.frame, view.ylab, view.plot, view.readout, view.empty, view.xlab, view.rows);
   figure.classList.add("chart");
   figure.setAttribute("aria-labelledby", `${id}-title`);
   put(
     figure,
     h("header", {}, view.title, h("div", { class: "row" }, view.note, controls)),
-    h("div", { class: "frame" }, view.ylab, view.plot, view.readout, view.empty, view.xlab),
+    view.frame,
     h("p", { class: "vh", id: `${id}-keys` }, _("Arrow keys read the values.")),
-    h("div", { class: "chart-foot" }, view.legend, view.table),
+    h("div", { class: "chart-foot" }, view.legend, view.asTable),
   );
   listen(view);
   views.set(figure, view);
@@ -133,7 +148,14 @@ function listen(view) {
     point(view, known[Math.max(0, Math.min(known.length - 1, next))]);
     tell(said(view, view.at));
   });
-  view.table.addEventListener("toggle", () => view.table.open && table(view));
+  view.asTable.addEventListener("click", () => asTable(view, view.rows.hidden));
+}
+
+/** Show the table where the drawing was, which takes no more room, or the drawing again. */
+function asTable(view, wanted) {
+  view.rows.hidden = !wanted;
+  view.asTable.setAttribute("aria-expanded", wanted);
+  if (wanted) table(view);
 }
 
 // -- axes -----------------------------------------------------------------------------------------------------------
@@ -141,17 +163,12 @@ function listen(view) {
 function axes(view) {
   const { scale, spec } = view;
   const places = scale ? onAxis(scale) : [];
-  const digits = scale ? digitsOf(scale.step) : 0;
-  const say = spec.say ?? ((value) => (Math.abs(value) < 1e6 ? number(value, digits) : small(value)));
-  const key = JSON.stringify([
-    scale?.ticks.map((tick) => [scale.down(tick), say(tick)]),
-    places,
-    spec.x,
-    spec.baseline,
-  ]);
+  const ticks = scale?.ticks ?? [];
+  const labels = scale ? ticks.map(notation(scale)) : [];
+  const key = JSON.stringify([ticks.map((tick) => scale.down(tick)), labels, places, spec.x, spec.baseline]);
   if (key === view.axes) return;
   view.axes = key;
-  const ticks = scale?.ticks ?? [];
+  view.frame.style.setProperty("--label", Math.max(...labels.map((label) => label.length), spec.wide ?? 0));
   const base = scale && spec.baseline != null ? [spec.baseline] : [];
   put(
     view.grid,
@@ -160,7 +177,7 @@ function axes(view) {
   );
   put(
     view.ylab,
-    ticks.map((tick) => svg("text", { x: 30, y: `${fixed(scale.down(tick))}%`, dy: 4 }, say(tick))),
+    ticks.map((tick, at) => svg("text", { x: "100%", y: `${fixed(scale.down(tick))}%`, dx: -8, dy: 4 }, labels[at])),
   );
   put(
     view.xlab,
@@ -233,14 +250,25 @@ function marks(drawn, line, scale) {
 }
 
 function cross([x, y], cause) {
-  const short = cause.length > 32 ? `${cause.slice(0, 31)}…` : cause;
   const end = x > 60; // the words go where there is room
   return svg(
     "svg",
     { x: `${x}%`, y: `${y}%`, overflow: "visible" },
     svg("path", { class: "ring", d: "m-4-4 8 8m0-8-8 8", transform: "translate(15 0)" }),
-    svg("text", { class: "dead", x: end ? -12 : 26, dy: end ? -10 : 4, "text-anchor": end ? "end" : "start" }, short),
+    svg(
+      "text",
+      { class: "dead", x: end ? -12 : 26, dy: end ? -10 : 4, "text-anchor": end ? "end" : "start" },
+      brief(cause),
+    ),
   );
+}
+
+/** Why a line ends, in the two words that there is room for. cause: in the run's own words, which the leaderboard has. */
+function brief(cause) {
+  const [, value, step] = / became (-?\w+) in .*step ([\d,]+)/.exec(cause) ?? [];
+  if (value) return value === "nan" ? _("NaN, step {n}", { n: step }) : _("infinite, step {n}", { n: step });
+  if (/memory/i.test(cause)) return _("out of memory");
+  return cause.length > 32 ? _("quarantined") : cause.replace(/\.$/, "");
 }
 
 function legend(view) {
@@ -330,45 +358,46 @@ const said = (view, x) =>
 /** What the picture shows, in a sentence. */
 function summary(view) {
   const ends = view.lines.flatMap(({ name, points, dead }) =>
-    points.length ? [`${name} ${view.say(points.at(-1)[1])}${dead == null ? "" : ` (${dead})`}`] : [],
+    points.length ? [`${name} ${view.say(points.at(-1)[1])}${dead == null ? "" : ` (${brief(dead)})`}`] : [],
   );
   return `${view.spec.title}. ${ends.join(", ") || (view.spec.empty ?? "")}`;
 }
 
 function table(view) {
+  const { title, x: axis } = view.spec;
   const all = view.scale ? places(view) : [];
   const every = Math.ceil(all.length / MOST_ROWS) || 1;
   const shown = all.filter((_x, index) => index % every === 0 || index === all.length - 1);
-  put(
-    view.rows,
+  const names = view.lines.map((line) => line.name);
+  const rows = shown.map((x) => {
+    const values = new Map(valuesAt(view, x).map(({ line, value }) => [line, value]));
+    const place = x === 0 && axis.zero ? axis.zero : number(x, x % 1 ? 2 : 0);
+    return [place, view.lines.map((line) => view.say(values.get(line)))];
+  });
+  const row = ([place, values]) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, place),
+      values.map((value) => h("td", { class: "num" }, value)),
+    );
+  // Who reads it keeps the place: a run that goes on draws its charts every second.
+  redraw(view.rows, [title, axis.label, names, rows], () =>
     h(
       "table",
       { class: "table" },
-      h("caption", { class: "vh" }, view.spec.title),
+      h("caption", { class: "vh" }, title),
       h(
         "thead",
         {},
         h(
           "tr",
           {},
-          head("", view.spec.x.label),
-          view.lines.map((line) => head("num", line.name)),
+          head("", axis.label),
+          names.map((name) => head("num", name)),
         ),
       ),
-      h(
-        "tbody",
-        {},
-        shown.map((x) => {
-          const values = new Map(valuesAt(view, x).map(({ line, value }) => [line, value]));
-          const cells = view.lines.map((line) => h("td", { class: "num" }, view.say(values.get(line))));
-          return h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, x === 0 && view.spec.x.zero ? view.spec.x.zero : number(x, x % 1 ? 2 : 0)),
-            cells,
-          );
-        }),
-      ),
+      h("tbody", {}, rows.map(row)),
     ),
   );
 }

@@ -1,7 +1,8 @@
 // The columns of the leaderboard: how each cell is made, and brought up to date in place.
 import { spark } from "./charts.js";
 import { ranked, trained, valueAt } from "./course.js";
-import { _, NONE, h, icon, mark, number, percent, plain, put, small, svg } from "./ui.js";
+import { scientific } from "./scale.js";
+import { _, NONE, h, icon, mark, number, percent, plain, put, svg } from "./ui.js";
 
 /** The columns that a run's settings want, from the left. `make(model)`: a cell, and how it is brought up to date. */
 export function columns(course, display) {
@@ -143,15 +144,19 @@ function valueCell() {
 
 function distance({ value, best, second, model }) {
   if (value == null || !best) return "";
-  if (best.model !== model) return `+${number(value - best.value, 3)}`;
-  return second ? _("leads by {value}", { value: number(second.value - value, 3) }) : "";
+  if (best.model !== model) return value === best.value ? level(best) : `+${number(value - best.value, 3)}`;
+  if (!second) return "";
+  return second.value === value ? level(second) : _("leads by {value}", { value: number(second.value - value, 3) });
 }
+
+const level = ({ model }) => _("level with {name}", { name: model.name });
 
 const lossCell = () =>
   textCell("num c-loss", ({ model, course }) => number(valueAt(model, model.losses, course.done), 3));
 const accuracyCell = () =>
   textCell("num c-loss", ({ model }) => (model.accuracy == null ? NONE : percent(model.accuracy)));
-const rateCell = () => textCell("num c-lr", ({ model }) => small(model.rate), { "data-label": _("Learning rate") });
+const rateCell = () =>
+  textCell("num c-lr", ({ model }) => scientific(model.rate), { "data-label": _("Learning rate") });
 
 function speedCell() {
   const value = document.createTextNode("");
@@ -203,7 +208,7 @@ function trendCell(model) {
     spark(points, model.place, drawing);
     const [before, now] = points.slice(-2).map(([, value]) => value);
     const change = now === undefined ? null : now - before;
-    moved.className = `moved ${change == null ? "" : change < 0 ? "good" : "warn"}`;
+    moved.className = `moved ${change ? (change < 0 ? "good" : "warn") : ""}`;
     put(moved, change == null ? h("span", { class: "muted" }, NONE) : arrow(change));
   };
   return { element: h("td", { class: "c-spark" }, h("span", { class: "trend" }, drawing, moved)), update };
@@ -211,7 +216,7 @@ function trendCell(model) {
 
 const arrow = (change) => [
   icon(change < 0 ? "ad" : change > 0 ? "au" : "eq"),
-  h("span", { class: "vh" }, change < 0 ? _("down") : _("up"), " "),
+  h("span", { class: "vh" }, change < 0 ? _("down") : change > 0 ? _("up") : _("unchanged"), " "),
   number(Math.abs(change), 3),
 ];
 

@@ -5,7 +5,7 @@ import { $, NONE, _, _n, by, clock, day, duration, failure, get, h, icon, langua
 import { chart } from "./charts.js";
 import { parts } from "./dna.js";
 import { differing, rare, written } from "./marked.js";
-import { best, called, flat, rankedBy, standing } from "./standing.js";
+import { ahead, best, called, flat, rankedBy, standing } from "./standing.js";
 
 const known = new Map(); // what was told of a run, by its id
 let latest = 0;
@@ -52,7 +52,7 @@ async function ask(run) {
     ...run,
     ...detail,
     history: metrics.training_history,
-    settings: new Map(flat(detail.config).filter(([field]) => !TOLD.includes(field))),
+    settings: new Map(flat(detail.config)),
   };
   known.set(run.run_id, { stamp: now, told });
   return told;
@@ -174,7 +174,7 @@ function lead(runs, names, metric) {
   const found = runs.map((run, place) => [run[field], names[place]]).filter(([value]) => value != null);
   if (found.length < 2) return null;
   const [[first, name], [second]] = found.sort(([one], [other]) => one - other);
-  return _("{run} leads by {n}", { run: name, n: number(second - first, 3) });
+  return first === second ? _("level") : _("{run} leads by {n}", { run: name, n: number(second - first, 3) });
 }
 
 function choice() {
@@ -250,7 +250,7 @@ function results(runs, names) {
   const entryOf = (run) => run.leaderboard?.find(({ model }) => model === best(run));
   return table(runs, names, h("span", { class: "vh" }, _("Result")), [
     row(_("Status"), (run) => standing(run)),
-    row(_("Champion"), (run) => best(run) && called(run, best(run))),
+    row(_("Champion"), (run) => best(run) && [called(run, best(run)), !run.champion && h("small", {}, ahead(run))]),
     has("bits_per_byte") && row(_("Bits per byte"), (run) => h("b", {}, number(run.bits_per_byte, 3))),
     has("val_loss") && row(_("Validation loss"), (run) => number(run.val_loss, 3)),
     row(_("Best epoch"), (run) => number(entryOf(run)?.best_epoch)),
@@ -291,7 +291,12 @@ function table(runs, names, first, lines) {
           h(
             "th",
             { scope: "col" },
-            h("a", { class: "who1", href: `/runs/${run.run_id}`, title: run.run_id }, mark(place), names[place]),
+            h(
+              "a",
+              { class: "who1", href: `/runs/${encodeURIComponent(run.run_id)}`, title: run.run_id },
+              mark(place),
+              names[place],
+            ),
           ),
         ),
       ),
@@ -337,8 +342,6 @@ function part(runs, names, at, same) {
 const also = (text) => h("small", {}, icon("check", "good"), text);
 
 // -- settings -------------------------------------------------------------------------------------------------------
-
-const TOLD = ["model.base_models", "data.dataset"]; // they have lines of their own among the results
 
 function differences({ amount, differing: box, same }, runs, names) {
   const fields = [...new Set(runs.flatMap((run) => [...run.settings.keys()]))];

@@ -1,5 +1,5 @@
 // The condition of a base model: whether it can be used, what it lacks, and what to do about it.
-import { _, badge, bytes, h, icon } from "./ui.js";
+import { _, badge, bytes, coded, failure, h, icon } from "./ui.js";
 
 const LACKING = ["no-config", "no-weights", "missing-shard", "no-tokenizer"]; // what a download adds
 const ADDRESS = /(https?:\/\/[^\s,;)]+[^\s,;).])/;
@@ -50,6 +50,37 @@ export function notes(model) {
           _("A copy in the cache is passed over, since this one has its name: {path}", { path }),
         ),
       ),
+    ),
+  );
+}
+
+/** Why the hub gives nothing of a model, "org/name": where it lets in only who has accepted a licence, the way in, of
+ * which `again` is the last step. */
+export function refused(error, name, again) {
+  const licence = address(error.fix);
+  if (!licence || !error.fix.includes("HF_TOKEN")) return failure(error);
+  const status = / \(status \d+\)/;
+  const sure = new RegExp(`${status.source}\\.$`).test(error.message); // else it may as well be mistyped
+  const account = _(
+    "On the server, type `hf auth login` with a token of your account, or set HF_TOKEN and start OneSeek again.",
+  );
+  return h(
+    "article",
+    { class: "gated" },
+    h("div", { class: "row" }, h("h3", {}, name), badge("warn", "lock", sure ? _("Gated") : _("Not shown"))),
+    h("p", { lang: error.language }, error.message.replace(status, "")),
+    h(
+      "ol",
+      { class: "steps" },
+      h(
+        "li",
+        {},
+        sure ? _("Accept its licence:") : _("If the model asks for it, accept its licence:"),
+        " ",
+        linked(licence),
+      ),
+      h("li", {}, coded(account)),
+      h("li", {}, h("button", { class: "link", type: "button", onclick: again }, _("Look it up again"))),
     ),
   );
 }

@@ -1,10 +1,10 @@
 // A dataset in another format or container: what to write, under which name, and what the server refused.
-import { $, LONG, _, bytes, failure, Failure, h, icon, post, put, tell, toast } from "./ui.js";
+import { $, LONG, _, bytes, failure, Failure, formatName, h, icon, post, put, tell, toast } from "./ui.js";
 import { free, nameTaken } from "./upload.js";
 
 const CONTAINERS = { jsonl: "JSONL", json: "JSON", csv: "CSV", parquet: "Parquet" };
 
-const FORMATS = () => ({
+const ABOUT = () => ({
   messages: _("Chats of messages with role and content, for the strategy Chat."),
   sharegpt: _("Chats of turns with from and value, for the strategy Chat."),
   text: _("One text a row, for the strategy Standard."),
@@ -15,12 +15,31 @@ const FORMATS = () => ({
   preference_sharegpt: _("A chat of turns with a better and a worse answer a row, for DPO."),
 });
 
-/** Ask for a format and convert. `names` are those that the store has. Resolves to what the server says of the new
- * dataset, null where it was closed. */
-export async function converted(dataset, names) {
+// What each format is trained with, the ones that people want most first.
+const SUITS = {
+  messages: { strategy: "chat", method: "sft" },
+  prompt_completion: { strategy: "standard", method: "sft" },
+  preference_chat: { strategy: "chat", method: "dpo" },
+  preference: { strategy: "standard", method: "dpo" },
+  text: { strategy: "standard", method: "sft" },
+  sharegpt: { strategy: "chat", method: "sft" },
+  alpaca: { strategy: "standard", method: "sft" },
+  preference_sharegpt: { strategy: "chat", method: "dpo" },
+};
+
+/** The formats that a dataset can become and that suit a `strategy` or a `method`, the most useful first. */
+export const targets = (dataset, suits = {}) =>
+  Object.keys(SUITS).filter(
+    (format) =>
+      dataset.converts_to.includes(format) && Object.entries(suits).every(([what, way]) => SUITS[format][what] === way),
+  );
+
+/** Ask for a format, beginning with one that `suits`, and convert. `names` are those that the store has. Resolves to what
+ * the server says of the new dataset, null where it was closed. */
+export async function converted(dataset, names, suits) {
   if ($("dialog.convert")) return null; // it was asked for twice
-  const formats = [...dataset.converts_to, dataset.format];
-  const state = { to: formats[0], container: dataset.container, typed: false };
+  const formats = [...targets(dataset), dataset.format];
+  const state = { to: targets(dataset, suits)[0] ?? formats[0], container: dataset.container, typed: false };
   if (state.to === dataset.format) state.container = dataset.container === "jsonl" ? "parquet" : "jsonl";
   const field = h("input", {
     class: "input",
@@ -94,8 +113,11 @@ export async function converted(dataset, names) {
           "to",
           _("Format"),
           formats,
-          (format) => (format === dataset.format ? _("{format}, as it is", { format }) : format),
-          (format) => FORMATS()[format],
+          (format) => {
+            const name = formatName(format);
+            return format === dataset.format ? _("{format}, as it is", { format: name }) : name;
+          },
+          (format) => h("span", {}, ABOUT()[format], " ", h("code", {}, format)),
         ),
         choice(
           "container",

@@ -20,6 +20,7 @@ export function begin(run) {
     percent: 0,
     models: run.base_models.map((key, place) => model(key, place, called(run, key))),
     startedAt: "",
+    begun: false, // whether it has ever had its turn
     beganAt: "", // what the time of the epoch is counted from
     paces: [], // seconds of the last epochs
     autoStop: null,
@@ -37,7 +38,7 @@ function model(key, place, name) {
     place,
     name,
     weight: 1,
-    rate: null,
+    rate: null, // of the epoch that is trained, or was last
     speed: null,
     accuracy: null,
     progress: null, // the last step of the epoch that goes on
@@ -52,7 +53,7 @@ function model(key, place, name) {
     bits: [],
     trained: [],
     weights: [[0, 1]],
-    rates: [],
+    rates: [], // with which each epoch is trained; what follows from the weights after the last is not used
     steps: [], // [[epochs and a share of the next, loss], …]
   };
 }
@@ -72,16 +73,19 @@ export function apply(course, event) {
 const FOLDS = {
   run_accepted(course, event) {
     course.startedAt = event.timestamp;
+    course.begun = true;
     course.total = event.total_epochs;
     course.status = "preparing";
   },
   run_queued(course, event) {
     course.device = event.device;
+    course.begun = Boolean(course.planned);
     course.status = "queued";
     course.cause = null;
     forget(course);
   },
   training_resumed(course, event) {
+    course.begun = true;
     course.status = course.planned ? "training" : "preparing";
     course.cause = null;
     course.beganAt = "";
@@ -109,11 +113,7 @@ const FOLDS = {
     if (course.status !== "stopping") course.status = "training";
     forget(course);
     course.beganAt ||= event.timestamp;
-    for (const [key, rate] of Object.entries(event.lr_multipliers)) {
-      const each = of(course, key);
-      each.rate = rate;
-      if (!each.rates.length) each.rates.push([event.epoch - 1, rate]);
-    }
+    for (const [key, rate] of Object.entries(event.lr_multipliers)) trainedWith(of(course, key), event.epoch, rate);
   },
   progress(course, event) {
     const each = of(course, event.model);
@@ -128,6 +128,7 @@ const FOLDS = {
   model_epoch_end(course, event) {
     const each = of(course, event.model);
     each.finished = true;
+    if (event.learning_rate != null) trainedWith(each, event.epoch, event.learning_rate);
     each.speed = event.tokens_per_second ?? each.speed;
   },
   worker_restarted(course, event) {
@@ -163,7 +164,7 @@ const FOLDS = {
   },
   training_interrupted(course, event) {
     course.status = "interrupted";
-    course.cause = { problem: event.cause, fix: "" };
+    course.cause = { problem: event.cause, fix: "", language: event.language };
   },
   model_verified(course, event) {
     of(course, event.model).verified = event.epoch;
@@ -172,7 +173,8 @@ const FOLDS = {
     course.status = "completed";
     course.percent = 100;
     course.result = event;
-    for (const [key, problem] of Object.entries(event.quarantined)) of(course, key).out ??= { problem, fix: "" };
+    for (const [key, problem] of Object.entries(event.quarantined))
+      of(course, key).out ??= { problem, fix: "", language: event.language };
     forget(course);
   },
 };
@@ -189,14 +191,19 @@ function committed(each, event) {
   told(event.bits_per_byte, each.bits);
   told(event.train_losses, each.trained);
   told(event.weights, each.weights);
-  told(event.lr_multipliers, each.rates);
   each.weight = by(event.weights, each.key) ?? each.weight;
-  each.rate = by(event.lr_multipliers, each.key) ?? each.rate;
   each.speed = by(event.tokens_per_second, each.key) ?? each.speed;
   each.accuracy = by(event.preferences, each.key)?.accuracy ?? each.accuracy;
   each.overfitting = event.overfitting.includes(each.key);
   const problem = by(event.quarantined, each.key);
-  if (problem !== undefined) each.out ??= { epoch, fix: "", ...each.failing, problem };
+  if (problem !== undefined) each.out ??= { epoch, fix: "", ...each.failing, problem, language: event.language };
+}
+
+/** An epoch may begin anew, and another program tells its rate only when it ends. */
+function trainedWith(each, epoch, rate) {
+  while (each.rates.length && each.rates.at(-1)[0] >= epoch) each.rates.pop();
+  each.rates.push([epoch, rate]);
+  each.rate = rate;
 }
 
 function paced(course, at) {
@@ -248,6 +255,12 @@ function compare(left, right) {
   }
   return 0;
 }
+
+/** Whether a failed run would fail again in the same way: what diverged computes the same once more. */
+export const inVain = (course) => {
+  const last = course.models.filter((each) => !each.out);
+  return course.status === "failed" && last.length > 0 && last.every((each) => each.failing?.kind === "diverged");
+};
 
 /** Whether no epoch is left to train: what follows is that the adapters are verified. */
 export const trained = (course) => course.triggered || (course.done > 0 && course.done >= course.total);

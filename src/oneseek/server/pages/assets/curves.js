@@ -1,7 +1,9 @@
 // The charts of a run that goes on: validation, weights, training loss, learning rates.
 import { chart } from "./charts.js";
 import { gone, ranked } from "./course.js";
-import { $, _, h, plain, small } from "./ui.js";
+import { scientific } from "./scale.js";
+import { OVER } from "./standing.js";
+import { $, _, h, plain } from "./ui.js";
 
 const PAUSE = 1000; // ms between two drawings of single steps
 
@@ -13,7 +15,8 @@ let stepsLater = 0;
 
 /** Draw those charts anew for which something came. display: of the run's settings; again(): asked to draw once more. */
 export function draw(course, config, display, again) {
-  const key = `${course.done} ${course.status} ${course.models.map((model) => (gone(model) ? 1 : 0))} ${metric}`;
+  const models = course.models.map((model) => [model.rates.length, gone(model) ? 1 : 0]);
+  const key = `${course.done} ${course.status} ${models} ${metric}`;
   if (key !== epochsDrawn) {
     epochsDrawn = key;
     validation(course, display, again);
@@ -39,9 +42,13 @@ const lines = (course, points, dead) =>
 const silent = () => "";
 const causeOf = ({ problem }) => problem;
 
+/** What models are ranked by, or their loss. Of a run that is over the result has the first, so only the other is left. */
 function validation(course, display, again) {
-  const byLoss = metric === "loss" || course.rankBy === "val_loss";
+  const over = OVER.includes(course.status);
+  const byLoss = over || metric === "loss" || course.rankBy === "val_loss";
   const both = course.rankBy !== "val_loss" && display.show_loss_per_model !== false;
+  $("#chart-validation").hidden = over && !both;
+  if ($("#chart-validation").hidden) return;
   chart($("#chart-validation"), {
     title: byLoss ? _("Validation loss") : _("Validation bits per byte"),
     note: byLoss && course.rankBy !== "val_loss" ? _("not to be compared between tokenizers") : _("lower is better"),
@@ -52,7 +59,7 @@ function validation(course, display, again) {
     empty: _("The first values come at the end of the first epoch."),
     controls: (chooser ??= metricSwitch(again)),
   });
-  chooser.hidden = !both;
+  chooser.hidden = over || !both;
 }
 
 let chooser = null;
@@ -89,12 +96,13 @@ function weights(course, config) {
   $("#chart-weights").hidden = false;
   chart($("#chart-weights"), {
     title: _("Weights"),
-    note: !rule?.enabled ? "" : _("between {low} and {high}", limits),
-    x: axis(course),
+    note: !rule?.enabled ? "" : _("after each epoch, between {low} and {high}", limits),
+    x: { ...axis(course), label: _("After epoch"), zero: _("start") },
     series: lines(course, (model) => (course.done ? model.weights : []), silent),
     digits: 2,
     better: null,
     baseline: 1,
+    ticks: rule?.enabled ? [rule.min_multiplier, 1, rule.max_multiplier] : null,
     empty: rule?.enabled === false ? _("Adaptive weights are off.") : _("They move at the end of each epoch."),
   });
 }
@@ -105,10 +113,11 @@ function rates(course) {
   if ($("#chart-rates").hidden) return;
   chart($("#chart-rates"), {
     title: _("Learning rate"),
-    note: _("base rate × weight"),
+    note: _("with which each epoch is trained"),
     x: axis(course),
     series: lines(course, (model) => model.rates, silent),
-    say: small,
+    say: scientific,
+    wide: 7, // as 1.50e-4: the axis has its room before the values come
     better: null,
     empty: _("They are known when the first epoch begins."),
   });

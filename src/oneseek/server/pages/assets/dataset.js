@@ -1,12 +1,28 @@
 // The dataset of the Train page: which one, what it is, how long its rows are, what is wrong with it.
 import { converted, leftOut } from "./conversion.js";
-import { findings, failure as unjudged, on, set, value } from "./form.js";
+import { findings, failure as unjudged, on, pristine, set, value } from "./form.js";
 import { lengthsIn } from "./lengths.js";
 import { BAD_ROWS, badRows, examples, problems } from "./rows.js";
 import { message, written } from "./settings.js";
-import { chosen as selection, datasetOf, modelOf } from "./train.js";
+import { called, chosen as selection, datasetOf, modelOf } from "./train.js";
 import { uploads, wasStored } from "./upload.js";
-import { $, _, Failure, badge, bytes, failure, get, h, icon, number, passing, put, redraw, tell } from "./ui.js";
+import {
+  $,
+  _,
+  Failure,
+  badge,
+  bytes,
+  failure,
+  formatName,
+  get,
+  h,
+  icon,
+  number,
+  passing,
+  put,
+  redraw,
+  tell,
+} from "./ui.js";
 
 const NONE_GIVEN = "dataset-given";
 const FITS = ["dataset-fits-strategy", "dataset-fits-method"]; // other sections have the setting, the dataset the cause
@@ -56,6 +72,7 @@ async function show() {
   const place = $("#data-shown");
   options(chosen);
   state.asking?.abort();
+  const mine = (state.asking = new AbortController());
   state.away = false;
   if (!chosen) {
     if (!state.listed) relist().catch(() => {}); // with the next verdict again
@@ -64,7 +81,6 @@ async function show() {
     place.removeAttribute("aria-busy");
     return put(place);
   }
-  const mine = (state.asking = new AbortController());
   const address = `/api/datasets/${encodeURIComponent(chosen)}`;
   place.setAttribute("aria-busy", "true");
   try {
@@ -78,9 +94,10 @@ async function show() {
     state.shown = dataset;
     put(place, drawn(dataset, preview.rows));
     count();
-    tell(_("{name}: {format}, {n} rows", { name: dataset.name, format: dataset.format, n: number(dataset.rows) }));
+    const said = { name: dataset.name, format: formatName(dataset.format), n: number(dataset.rows) };
+    tell(_("{name}: {format}, {n} rows", said));
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (state.asking !== mine || error.name === "AbortError") return;
     state.shown = null;
     state.away = passing(error);
     put(place, unreadable(error));
@@ -99,7 +116,11 @@ async function relist(signal) {
 function options(chosen = "") {
   const select = $("#data-dataset");
   const known = state.stored.map(({ name, rows, format }) =>
-    h("option", { value: name }, _("{name} · {rows} rows, {format}", { name, rows: number(rows), format })),
+    h(
+      "option",
+      { value: name },
+      _("{name} · {rows} rows, {format}", { name, rows: number(rows), format: formatName(format) }),
+    ),
   );
   const found = meant(chosen);
   const missing = chosen && !found && h("option", { value: chosen }, _("{name} (not stored here)", { name: chosen }));
@@ -168,7 +189,8 @@ function header(dataset) {
     {},
     icon("file"),
     h("h3", {}, dataset.name),
-    badge("accent", "check", dataset.format),
+    badge("accent", "check", formatName(dataset.format)),
+    h("code", { class: "muted" }, dataset.format),
     h("span", { class: "muted nowrap" }, bytes(dataset.size_bytes), " · ", h("code", {}, dataset.sha256.slice(0, 8))),
     h(
       "span",
@@ -179,15 +201,17 @@ function header(dataset) {
         icon("down"),
         _("Download"),
       ),
-      button({ class: "btn small", onclick: convert }, _("Convert…")),
-      button({ class: "btn quiet small", onclick: () => choose("") }, _("Remove from this form")),
+      button({ class: "btn small", onclick: () => convert() }, _("Convert…")),
+      button({ class: "btn quiet small", onclick: () => choose("") }, _("Don’t use it")),
     ),
   );
 }
 
-async function convert() {
-  const added = await converted(state.shown, names());
-  if (added) arrived(added, { notice: [_("Converted to {format}.", added), leftOut(added)].join(" ") });
+/** Ask for another format of it, one that `suits` a strategy or a method where those are given. */
+export async function convert(suits) {
+  const added = state.shown && (await converted(state.shown, names(), suits));
+  const said = () => _("Converted: {format}.", { format: formatName(added.format) });
+  if (added) arrived(added, { notice: [said(), leftOut(added)].join(" ") });
 }
 
 /** Count tokens for the models and the limit of now. */
@@ -198,7 +222,12 @@ function count() {
   // A model that is not here (yet) has no tokens to count by.
   const models = selected
     .filter(({ model }) => model?.usable && model.source !== "hub" && !model.missing_bytes)
-    .map(({ model, place }) => ({ key: model.key, name: model.display_name, place, context: model.context_length }));
+    .map(({ model, place }) => ({
+      key: model.key,
+      name: called(model.key, model),
+      place,
+      context: model.context_length,
+    }));
   parts.lengths.ask(state.shown, models, Number.isInteger(limit) && limit >= 8 ? limit : null);
 }
 
@@ -213,7 +242,7 @@ function judged() {
   const below = dataset ? ({ rule }) => rule === BAD_ROWS : () => Boolean(value("data.dataset"));
   const listed = told.filter((finding) => finding.field !== "data.dataset" || !below(finding));
   if (dataset) redraw($("#data-said"), [], () => []);
-  redraw(place, listed, () => listed.map((finding) => message(spoken(finding))));
+  redraw(place, [listed, pristine()], () => listed.map((finding) => message(spoken(finding))));
 }
 
 function drawProblems(dataset) {

@@ -14,6 +14,7 @@ import {
   copier,
   failed,
   failure,
+  formatName,
   fully,
   get,
   h,
@@ -123,9 +124,9 @@ function line(dataset) {
     ),
     cell(
       { class: "c-format" },
-      badge("accent", "", format),
+      badge("accent", "", formatName(format)),
       " ",
-      h("small", { class: "muted" }, container.toUpperCase()),
+      h("small", { class: "muted" }, h("code", {}, format, " "), container.toUpperCase()),
     ),
     cell({ class: "num c-rows" }, number(rows), h("span", { class: "unit" }, " ", _("rows"))),
     cell({ class: "num c-size" }, bytes(size)),
@@ -142,7 +143,7 @@ function uses({ name, sha256 }) {
   if (!state.uses) return null;
   const runs = state.uses.get(sha256) ?? [];
   if (!runs.length) return h("span", { class: "muted" }, _("No run"));
-  if (runs.length === 1) return h("a", { href: `/runs/${runs[0]}` }, _("1 run"));
+  if (runs.length === 1) return h("a", { href: `/runs/${encodeURIComponent(runs[0])}` }, _("1 run"));
   return h("a", { href: `/runs?q=${encodeURIComponent(name)}` }, _("{n} runs", { n: number(runs.length) }));
 }
 
@@ -152,7 +153,7 @@ function filter() {
   for (const dataset of state.datasets) {
     const { name, sha256, format, container } = dataset;
     const row = rowOf(sha256);
-    row.hidden = !`${name} ${format} ${container} ${sha256}`.toLowerCase().includes(wanted);
+    row.hidden = !`${name} ${format} ${formatName(format)} ${container} ${sha256}`.toLowerCase().includes(wanted);
     found += !row.hidden;
     if (row.hidden && state.open?.name === name) close();
   }
@@ -169,13 +170,13 @@ function filter() {
 const rowOf = (sha256) => lines.get(sha256);
 
 /** An entry that cannot be used, with what is wrong. */
-function broken({ sha256, problem }) {
+function broken({ sha256, problem, language }) {
   const ask = () => remove({ sha256, name: sha256.slice(0, 12) });
   return h(
     "li",
     { class: "finding" },
     icon("err", "bad"),
-    h("p", { lang: "en" }, problem),
+    h("p", { lang: language }, problem),
     h("button", { class: "btn danger small", type: "button", onclick: ask }, _("Delete…")),
     h("p", {}, _("Send its file again, or delete it.")),
   );

@@ -4,6 +4,7 @@ import {
   $,
   LONG,
   _,
+  about,
   bytes,
   duration,
   failed,
@@ -21,6 +22,7 @@ import {
 import * as form from "./form.js";
 import { effective } from "./settings.js";
 import { cancel, follow, over } from "./tasks.js";
+import { called, chosen, keyOf } from "./train.js";
 
 const PARTS = {
   // of a model's memory, as the bars show them
@@ -41,11 +43,13 @@ let drawn = ""; // of which estimate, as JSON
 /** Draw what the last verdict estimates, and keep the rehearsal's button as it should be. */
 export function draw() {
   const { estimate, machine } = form.verdict() ?? {};
-  const key = JSON.stringify([estimate, machine, form.value("device"), form.value("training.num_epochs")]);
-  if (key !== drawn) {
-    drawn = key;
+  const unknown = whyUnknown(estimate);
+  const measured = projected();
+  const key = [estimate, machine, unknown, measured, form.value("device"), form.value("training.num_epochs")];
+  if (JSON.stringify(key) !== drawn) {
+    drawn = JSON.stringify(key);
     drawMemory(estimate, deviceOf(machine));
-    drawTime(estimate, machine);
+    drawTime(estimate, machine, measured, unknown);
   }
   drawRehearsal();
 }
@@ -59,7 +63,11 @@ function drawMemory(estimate, device) {
   const [title, place] = [$("#memory h3 span"), $("#memory > :last-child")];
   title.textContent = device?.title ?? "";
   if (!estimate) {
-    put(place, _("Choose base models to see what they take."));
+    put(
+      place,
+      chosen().length ? _("Shown once the errors are solved.") : _("Choose base models to see what they take."),
+    );
+    place.className = "muted";
     return;
   }
   const models = estimate.models.map((model, at) => ({ ...model, at, total: model.memory.total }));
@@ -161,38 +169,46 @@ function rect(from, size, scale, attributes) {
   return svg("rect", { x: share(from), width: share(size), height: "100%", ...attributes });
 }
 
-/** The name on a model's card; its key where there is none. */
-const nameOf = (key) =>
-  $(`#models input[value="${CSS.escape(key)}"]`)
-    ?.closest("label")
-    ?.querySelector(".name")?.textContent ?? key;
+/** The name on a model's card; its key where it is not selected any more. */
+const nameOf = (key) => called(chosen().find((name) => keyOf(name) === key) ?? key);
 
 // -- time and disk --------------------------------------------------------------------------------------------------
 
-function drawTime(estimate, machine) {
+/** Why nobody can say how long the run would take, "" where somebody can. */
+function whyUnknown(estimate) {
+  if (estimate?.seconds != null) return "";
+  if (!chosen().length || !form.value("data.dataset")) return _("Shown once base models and a dataset are chosen.");
+  const away = form.verdict()?.ok && estimate?.models.find((model) => model.seconds == null);
+  return away ? _("Known once {name} is here.", { name: nameOf(away.key) }) : _("Shown once the errors are solved.");
+}
+
+function drawTime(estimate, machine, measured, unknown) {
   const place = $("#time > div");
-  if (estimate?.seconds == null) {
-    put(place, _("Shown once base models and a dataset are chosen."));
+  if (unknown) {
+    put(place, unknown);
     place.className = "muted";
     return;
   }
+  const seconds = measured ?? estimate.seconds;
   const epochs = effective("training.num_epochs");
   const disk = estimate.models.reduce((sum, model) => sum + model.disk.total, 0);
   const room = machine?.disk_free_bytes;
-  const each = { n: number(epochs), time: duration(estimate.seconds / epochs) };
+  const each = { n: number(epochs), time: about(seconds / epochs) };
   const writes =
     room == null
       ? _("Writes up to {size}.", { size: bytes(disk) })
       : _("Writes up to {size} of {room} free.", { size: bytes(disk), room: bytes(room) });
   put(
     place,
-    h("p", { class: "big-num" }, duration(estimate.seconds)),
-    h(
-      "p",
-      { class: "muted" },
-      epochs > 1 && Number.isFinite(epochs) && `${_("{n} epochs of about {time}.", each)} `,
-      writes,
-    ),
+    h("p", { class: "big-num" }, duration(seconds)),
+    measured !== null &&
+      h(
+        "p",
+        { class: "msg" },
+        icon("check", "good"),
+        h("span", {}, _("As measured. The estimate was {time}.", { time: duration(estimate.seconds) })),
+      ),
+    h("p", { class: "muted" }, epochs > 1 && Number.isFinite(epochs) && `${_("{n} epochs of {time}.", each)} `, writes),
   );
   place.className = "";
 }
@@ -215,6 +231,9 @@ function drawRehearsal() {
 
 const asked = () => JSON.stringify(form.body());
 
+/** The seconds that a rehearsal with these very settings has measured for the whole run; null where there was none. */
+const projected = () => (rehearsal.of === asked() && rehearsal.task?.result?.rehearsal?.projected_seconds) || null;
+
 /** What stands in the way of a rehearsal, "" for nothing. */
 function whyNot() {
   if (form.failure()) return _("The server does not answer.");
@@ -225,6 +244,10 @@ function whyNot() {
 function invitation() {
   const why = whyNot();
   const again = rehearsal.task !== null;
+  const rough = _(
+    "The estimate is rough and errs on the long side. A rehearsal takes each model through its heaviest step and measures.",
+  );
+  const said = why || (projected() === null ? rough : "");
   const attributes = {
     class: "btn small",
     type: "button",
@@ -239,19 +262,7 @@ function invitation() {
       icon("clock"),
       again ? _("Rehearse again") : _("Rehearse"),
     ),
-    h(
-      "p",
-      { class: "msg", id: "why-rehearse" },
-      icon("info"),
-      h(
-        "span",
-        {},
-        why ||
-          _(
-            "The estimate is rough and errs on the long side. A rehearsal takes each model through its heaviest step and measures.",
-          ),
-      ),
-    ),
+    h("p", { class: "msg", id: "why-rehearse", hidden: !said }, icon("info"), h("span", {}, said)),
   ];
 }
 
@@ -279,7 +290,7 @@ async function rehearse() {
 
 function told(task) {
   rehearsal.task = task;
-  drawRehearsal();
+  draw();
 }
 
 function ended(task) {
@@ -330,21 +341,15 @@ function outcome(task) {
       "p",
       { class: "msg" },
       icon("warn", "warn"),
-      h("span", {}, _("Not rehearsed:"), " ", h("span", { lang: "en" }, why)),
+      h("span", {}, _("Not rehearsed:"), " ", h("span", { lang: task.result.language }, why)),
     );
   const stale = rehearsal.of !== asked();
   return h(
     "div",
     { class: "measured" },
-    measured.projected_seconds != null &&
-      h(
-        "p",
-        {},
-        icon("check", "good"),
-        h("b", {}, duration(measured.projected_seconds)),
-        " ",
-        _("for the whole run, as measured"),
-      ),
+    stale &&
+      measured.projected_seconds != null &&
+      h("p", {}, h("b", {}, duration(measured.projected_seconds)), " ", _("for the whole run, as measured")),
     h("ul", { class: "mem" }, measured.models.map(measuredModel)),
     stale && h("p", { class: "msg" }, icon("info"), _("Measured with other settings than these.")),
   );
@@ -356,7 +361,7 @@ function measuredModel(model, at) {
       "li",
       { class: "broken" },
       icon("err", "bad"),
-      h("span", { lang: "en" }, `${nameOf(model.key)}: ${model.problem} ${model.fix}`),
+      h("span", { lang: model.language }, `${nameOf(model.key)}: ${model.problem} ${model.fix}`),
     );
   }
   const peak = _("{size} at most, {time}", { size: bytes(model.peak_bytes), time: duration(model.projected_seconds) });

@@ -16,6 +16,7 @@ const state = {
   timer: 0,
   failure: null,
   failures: 0, // one after the other
+  reviewed: false, // whether somebody has asked what is missing
 };
 
 /** Call `heard(fields)` after settings changed, or `heard(verdict)` when the server has judged all of them, or could
@@ -35,6 +36,16 @@ export const verdict = () => state.verdict;
 export const settled = () => state.verdict !== null && state.failure === null && state.judged === asked();
 /** Why the server could not judge, or null. */
 export const failure = () => state.failure;
+
+/** Whether nobody has chosen or set anything yet, nor asked what is missing: then nothing is wrong yet. */
+export const pristine = () => !state.reviewed && !Object.keys(state.settings).length;
+
+/** Somebody asks what is missing. */
+export function review() {
+  if (state.reviewed) return;
+  state.reviewed = true;
+  tellAll("verdict", state.verdict);
+}
 
 /** Set settings, all at once: `undefined` or null takes one back to its default. */
 export const set = (changes) => change(changes, keep);

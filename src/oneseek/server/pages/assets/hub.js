@@ -1,8 +1,8 @@
 // A base model of the hub: looked up by its id, shown, and downloaded.
 import { abilities } from "./abilities.js";
-import { address, linked, notes, standing, template } from "./condition.js";
+import { linked, notes, refused as reason, standing, template } from "./condition.js";
 import { download, row } from "./downloads.js";
-import { $, _, bytes, coded, count, encoded, failure, get, h, icon, number, put } from "./ui.js";
+import { $, _, bytes, count, encoded, get, h, icon, number, put } from "./ui.js";
 
 let asking = null;
 
@@ -21,37 +21,13 @@ export async function lookUp(name, page) {
   }
 }
 
-/** Why the hub, or nobody, has such a model; where it lets in only who has accepted a licence, the way there. */
+/** Why the hub, or nobody, has such a model. */
 function refused(error, name, page) {
-  const box = failure(error);
-  const licence = address(error.fix);
-  if (error.status === 404 && !name.includes("/")) {
-    put($("p", box), h("b", {}, error.message), " ", _("Write the id as organisation/model."));
-  } else if (licence && error.fix.includes("HF_TOKEN")) {
-    put($("p", box), h("b", {}, error.message));
-    return [
-      box,
-      h(
-        "ol",
-        { class: "steps" },
-        h("li", {}, _("If the model asks for it, accept its licence:"), " ", linked(licence)),
-        h(
-          "li",
-          {},
-          coded(
-            _(
-              "On the server, type `hf auth login` with a token of your account, or set HF_TOKEN and start OneSeek again.",
-            ),
-          ),
-        ),
-        h(
-          "li",
-          {},
-          h("button", { class: "link", type: "button", onclick: () => lookUp(name, page) }, _("Look it up again")),
-        ),
-      ),
-    ];
-  } else put($("p", box), h("b", {}, error.message), " ", linked(error.fix));
+  const box = reason(error, name, () => lookUp(name, page));
+  if (!box.matches(".failure")) return box;
+  const fix =
+    error.status === 404 && !name.includes("/") ? _("Write the id as organisation/model.") : linked(error.fix);
+  put($("p", box), h("b", {}, error.message), " ", fix);
   return box;
 }
 

@@ -242,7 +242,7 @@ function verdict({ ok, checked, problems }) {
         checked && `${counted(checked)}. `,
         _("Audited at {time}.", { time: clock(new Date()) }),
       ),
-      problems.map(({ problem, fix }) => h("p", { lang: "en" }, problem, " ", fix)),
+      problems.map(({ problem, fix, language }) => h("p", { lang: language }, problem, " ", fix)),
       checked?.elsewhere.length > 0 &&
         h("p", {}, _("Not compared, being in another ledger: {runs}", { runs: checked.elsewhere.join(", ") })),
     ),

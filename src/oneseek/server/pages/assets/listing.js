@@ -1,7 +1,7 @@
 // A run as a line of the table of all runs.
 import { NONE, _, _n, day, duration, fully, h, mark, moment, number, put } from "./ui.js";
 import { bars } from "./dna.js";
-import { GOING, best, called, kind, outside, place, standing } from "./standing.js";
+import { ahead, best, called, kind, outside, place, standing } from "./standing.js";
 
 /** A line of the table, and how to bring it up to date: only cells that changed are drawn again. `picked`: whether it is
  * to be compared, `full`: whether no more can be, `waits`: its place in the queue, 0 is next. */
@@ -50,7 +50,7 @@ const COLUMNS = [
     of: (run, waits) => [run.status, run.engine, cause(run), note(run, waits)],
     draw: (run, waits) => [
       standing(run),
-      cause(run) ? h("small", { lang: "en", title: cause(run) }, cause(run)) : h("small", {}, note(run, waits)),
+      cause(run) ? h("small", { lang: tongue(run), title: cause(run) }, cause(run)) : h("small", {}, note(run, waits)),
     ],
   },
   {
@@ -100,14 +100,18 @@ function note(run, waits) {
   return gone ? _n(gone, "{n} model quarantined", "{n} models quarantined") : "";
 }
 
-/** What went wrong with a run, in the words of its journal, which are English. */
+/** What went wrong with a run, in the server's words. */
 const cause = (run) =>
   run.problem ?? (run.status === "failed" ? (run.failure?.problem ?? Object.values(run.failed_models ?? {})[0]) : null);
+
+/** Their language, where it is not the page's. */
+const tongue = (run) => (run.problem == null && run.failure ? run.failure.language : run.language);
 
 /** Seconds until a run is done, by what it took so far, in whole minutes; null before its first epoch, since until then
  * it was made ready most of the time. */
 function secondsLeft(run) {
   if (run.status !== "training" || outside(run) || !run.current_epoch || !run.seconds) return null;
+  if (run.progress_percent >= 100) return null; // what was trained is being verified
   return 60 * Math.ceil((run.seconds * (100 / run.progress_percent - 1)) / 60);
 }
 
@@ -118,12 +122,7 @@ function leading(run) {
     "span",
     { class: "who1" },
     mark(place(run, key)),
-    h(
-      "span",
-      {},
-      called(run, key),
-      !run.champion && h("small", {}, GOING.includes(run.status) ? _("leads now") : _("was leading")),
-    ),
+    h("span", {}, called(run, key), !run.champion && h("small", {}, ahead(run))),
   );
 }
 

@@ -1,6 +1,7 @@
 // What happened in a run, in sentences, newest first.
-import { $, _, _n, by, clock, fully, h, icon, number, put } from "./ui.js";
+import { $, _, _n, by, clock, day, fully, h, icon, moment, NONE, number, put } from "./ui.js";
 import { gone, of, ranking } from "./course.js";
+import { deviceName } from "./standing.js";
 
 const MOST = 200; // sentences on the page
 
@@ -9,15 +10,16 @@ export const empty = () => ({ entries: [], drawn: 0, told: 0 });
 
 /** Note what an event means, before it is folded. course: the run until then. */
 export function note(log, event, course) {
-  for (const sentence of SENTENCES[event.type]?.(event, course) ?? []) add(log, event.timestamp, sentence);
+  for (const sentence of SENTENCES[event.type]?.(event, course) ?? [])
+    add(log, event.timestamp, sentence, event.language);
   if (log.entries.length > 2 * MOST) log.entries.splice(0, log.entries.length - MOST);
 }
 
 /** Note that a run is certified: no event says so, its status does. */
 export const noteCertified = (log, at) => add(log, at, ["seal", "good", _("Certified and entered in the ledger")]);
 
-function add(log, at, [drawing, tone, text, problem]) {
-  log.entries.push({ at, drawing, tone, text, problem });
+function add(log, at, [drawing, tone, text, problem], lang) {
+  log.entries.push({ at, drawing, tone, text, problem, lang });
   log.told += 1;
 }
 
@@ -37,19 +39,19 @@ export function clear(log, list) {
   put(list);
 }
 
-const line = ({ at, drawing, tone, text, problem }) =>
+const line = ({ at, drawing, tone, text, problem, lang }) =>
   h(
     "li",
     {},
-    h("time", { datetime: at, title: fully(at) }, clock(at)),
+    h("time", { datetime: at, title: fully(at) }, day(at) === day(Date.now()) ? clock(at) : moment(at)),
     icon(drawing, tone),
-    h("span", {}, withProblem(text, problem)),
+    h("span", {}, withProblem(text, problem, lang)),
   );
 
-/** A sentence whose {problem} is in the run's own words, which are English. */
-export function withProblem(text, problem) {
+/** A sentence whose {problem} is in the server's words. lang: theirs, where it is not the page's. */
+export function withProblem(text, problem, lang) {
   const [before, after] = text.split("{problem}");
-  return problem ? [before, h("span", { lang: "en" }, problem), after] : [text];
+  return after === undefined ? [text] : [before, problem ? h("span", { lang }, problem) : NONE, after];
 }
 
 /** Why a run was broken off, as its journal says it. */
@@ -77,7 +79,7 @@ const SENTENCES = {
         ]
       : []),
   ],
-  run_queued: ({ device }) => [["clock", "", _("Waits for its turn on {device}", { device })]],
+  run_queued: ({ device }) => [["clock", "", _("Waits for its turn on {device}", { device: deviceName(device) })]],
   training_resumed: ({ epoch }) => [
     ["play", "", epoch ? _("Goes on after epoch {n}", { n: number(epoch) }) : _("Started: the models are prepared")],
   ],

@@ -1,5 +1,6 @@
 // Base models that are not here: looked up on the hub, selected, downloaded. Conversions of those that are here.
 import { convert as beginToConvert, download, row, running } from "./downloads.js";
+import { refused } from "./condition.js";
 import { over } from "./tasks.js";
 import { $, _, badge, encoded, failed, failure, get, h, icon, put, tell } from "./ui.js";
 import { badges, chosen, facts, keyOf, learn, meant, modelOf, refresh, select, work } from "./train.js";
@@ -10,7 +11,10 @@ let asking = null;
 
 /** Take over the field of another model, once. */
 export function begin() {
-  field.addEventListener("input", () => put(found));
+  field.addEventListener("input", () => {
+    asking?.abort();
+    put(found);
+  });
 }
 
 /** Ask the hub for a model by its id, and show what it is. */
@@ -23,7 +27,15 @@ export async function lookUp(id) {
   try {
     show(id, meant(id) ?? (await ask(id, mine.signal)));
   } catch (error) {
-    if (error.name !== "AbortError") put(found, h("div", { class: "hub-refused" }, failure(error)));
+    if (error.name !== "AbortError")
+      put(
+        found,
+        h(
+          "div",
+          { class: "hub-refused" },
+          refused(error, id, () => lookUp(id)),
+        ),
+      );
   }
 }
 

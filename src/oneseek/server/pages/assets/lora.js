@@ -2,7 +2,7 @@
 // they reach, as the server tells it.
 import * as form from "./form.js";
 import { effective, message } from "./settings.js";
-import { chosen, keyOf, modelOf } from "./train.js";
+import { called, chosen, keyOf, modelOf } from "./train.js";
 import { $, $$, _, _n, count, encoded, get, h, icon, mark, number, put, redraw, svg } from "./ui.js";
 
 const FIELD = "lora.target_modules";
@@ -172,7 +172,7 @@ function question(model) {
 function drawTable() {
   const rows = selected().map((model, place) => ({
     place,
-    name: model.display_name,
+    name: called(model.key, model),
     shapes: model.linear_modules,
     wanted: meant(model, askedOf(model.key)),
     rank: form.value(`per_model.${model.key}.lora.r`) ?? effective("lora.r"),

@@ -44,8 +44,10 @@ async function list(again = list) {
 const SIFTS = { all: () => true, ready: (model) => model.usable, wanting: (model) => !model.usable };
 
 function draw() {
+  const reached = document.activeElement.closest("[data-model]")?.dataset.model;
   put($("#models"), state.models.length > 0 && table(state.models));
   sift();
+  if (reached) $(`[data-model="${CSS.escape(reached)}"] .opener`)?.focus();
 }
 
 /** Hide what is not looked for. */

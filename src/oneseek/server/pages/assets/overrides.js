@@ -1,7 +1,7 @@
 // Settings of one model: what is left empty is as above, for all of them.
 import * as form from "./form.js";
 import { effective, message, numberIn, tallied, written } from "./settings.js";
-import { chosen, keyOf, modelOf } from "./train.js";
+import { called, chosen, keyOf } from "./train.js";
 import { $, $$, _, _n, h, icon, mark, put, redraw } from "./ui.js";
 
 const list = $("#overrides-list");
@@ -18,7 +18,7 @@ export function begin() {
 function draw() {
   const keys = chosen().map(keyOf);
   for (const [key, part] of parts) if (!keys.includes(key)) (part.remove(), parts.delete(key));
-  chosen().forEach((name, place) => drawPart(keyOf(name), modelOf(name)?.display_name ?? name, place));
+  chosen().forEach((name, place) => drawPart(keyOf(name), called(name), place));
   $("#overrides-none").hidden = keys.length > 0;
   say();
 }

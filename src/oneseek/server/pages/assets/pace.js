@@ -1,5 +1,5 @@
 // How far a run is: percent, epochs, time left, the countdown of auto-stop, and downloads before it begins.
-import { $, _, _n, bytes, clock, duration, h, mark, moment, number, plain, put, svg } from "./ui.js";
+import { $, _, _n, about, bytes, clock, duration, h, mark, moment, number, plain, put, svg } from "./ui.js";
 import { secondsLeft, trained } from "./course.js";
 import { HALTED, OVER } from "./standing.js";
 
@@ -68,11 +68,11 @@ function ticks(total) {
 function when(course) {
   const left = secondsLeft(course);
   const today = new Date(course.startedAt).toDateString() === new Date().toDateString();
+  const time = today ? clock(course.startedAt, { seconds: false }) : moment(course.startedAt);
   const parts = [
     _n(course.total, "{done} of {n} epoch", "{done} of {n} epochs", { done: number(course.done) }),
-    left == null ? "" : _("about {time} left", { time: duration(left) }),
-    course.startedAt &&
-      _("started {time}", { time: today ? clock(course.startedAt, { seconds: false }) : moment(course.startedAt) }),
+    left == null ? "" : _("{time} left", { time: about(left) }),
+    course.startedAt && (course.begun ? _("started {time}", { time }) : _("asked for {time}", { time })),
   ];
   return parts.filter(Boolean).join(" · ");
 }
@@ -88,6 +88,7 @@ function countdown(course, config) {
   drawn.patience = parts;
   const said = sentence({ course, off, remaining, threshold: told?.threshold ?? rule?.threshold });
   $(".autostop").classList.toggle("silent", !said); // its place is kept
+  $(".autostop").hidden = course.status === "failed"; // what to do about that comes first
   write("#stops", said);
   write("#stops-more", more(course, off ? null : rule));
   const key = `${off} ${remaining} ${parts} ${course.triggered}`;
@@ -102,19 +103,21 @@ function sentence({ course, off, remaining, threshold }) {
   if (off) return _("Auto-stop is off: every epoch is trained.");
   if (remaining == null) return "";
   if (OVER.includes(course.status)) return _("Auto-stop was on, and had no reason to end it.");
+  const metric = course.rankBy === "val_loss" ? _("the validation loss") : _("bits per byte");
+  const values = { metric, threshold: plain(threshold) };
   if (HALTED.includes(course.status)) {
     return _n(
       remaining,
-      "Once resumed, it stops in {n} epoch unless the loss moves by {threshold}",
-      "Once resumed, it stops in {n} epochs unless the loss moves by {threshold}",
-      { threshold: plain(threshold) },
+      "Once resumed, it stops in {n} epoch unless {metric} moves by {threshold}",
+      "Once resumed, it stops in {n} epochs unless {metric} moves by {threshold}",
+      values,
     );
   }
   return _n(
     remaining,
-    "Stops in {n} epoch unless the loss moves by {threshold}",
-    "Stops in {n} epochs unless the loss moves by {threshold}",
-    { threshold: plain(threshold) },
+    "Stops in {n} epoch unless {metric} moves by {threshold}",
+    "Stops in {n} epochs unless {metric} moves by {threshold}",
+    values,
   );
 }
 

@@ -47,24 +47,13 @@ async function begin() {
 }
 
 function nothing(wanted) {
-  put(
-    $("#none"),
-    h("h2", {}, _("No adapter to ask yet")),
-    h(
-      "p",
-      { class: "muted" },
-      _(
-        "A run leaves one adapter per model when it has finished. Then they answer here, side by side with their base models.",
-      ),
-    ),
-    h(
-      "p",
-      { class: "row" },
-      h("a", { class: "btn primary", href: "/train" }, icon("plus"), _("Start a run")),
-      wanted &&
-        h("a", { class: "btn", href: `/runs/${encodeURIComponent(wanted)}` }, _("See how {run} goes", { run: wanted })),
-    ),
-  );
+  $("#none").append($("#nothing"));
+  $("#nothing").hidden = false;
+  if (!wanted) return;
+  const link = $("#wanted");
+  link.href = `/runs/${encodeURIComponent(wanted)}`;
+  link.textContent = _("See how {run} goes", { run: wanted });
+  link.hidden = false;
 }
 
 const label = (each) =>
@@ -108,11 +97,12 @@ function listen() {
 
 /** Take another run; where the server does not tell of it, the one before stays. */
 async function change(models) {
+  const wanted = $("#run").value;
   try {
     await choose(models);
     history.replaceState(null, "", `?run=${encodeURIComponent(run.run_id)}`);
   } catch (error) {
-    $("#run").value = run.run_id;
+    if ($("#run").value === wanted) $("#run").value = run.run_id;
     failed(error);
   }
 }

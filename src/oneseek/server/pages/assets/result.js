@@ -86,7 +86,7 @@ function standing(run) {
     _("No adapters were kept"),
     trained
       ? _(
-          "They are written and verified when a run ends by itself. What was learned is in its checkpoints: resume the run to go on from epoch {n}.",
+          "They are written and verified when a run ends by itself. What was learned is in its checkpoints: resume the run to go on from epoch {n}, or run it again with other settings.",
           { n: run.current_epoch },
         )
       : _("It ended before its first whole epoch. Resume it to begin with that, or run it again with other settings."),
@@ -112,7 +112,7 @@ function notLogged(run) {
     "tree",
     _("Complete, but not yet in the ledger"),
     run.problem
-      ? h("span", { lang: "en" }, run.problem)
+      ? h("span", { lang: run.language }, run.problem)
       : _("Everything is trained and kept. It is certified when it is signed and entered in the ledger."),
     trouble,
   );
@@ -140,7 +140,7 @@ function actions(run, kept) {
       h("a", { class: "btn", href: `/playground?run=${encodeURIComponent(run.run_id)}` }, icon("chat"), _("Try it")),
     !outside(run) &&
       run.config &&
-      h("button", { class: "btn", type: "button", onclick: () => again(run) }, _("Run again")),
+      h("button", { class: "btn", id: "run-again", type: "button", onclick: () => again(run) }, _("Run again")),
     kept.length > 0 &&
       h(
         "a",
@@ -182,15 +182,7 @@ function sentences(run, board, first) {
   const second = rivals[0];
   return [
     first[metric] != null && h("b", {}, figure(metric, first[metric])),
-    first[metric] != null && second
-      ? [
-          ", ",
-          _("{gap} ahead of {name}, the second.", {
-            gap: number(second[metric] - first[metric], 3),
-            name: called(run, second.model),
-          }),
-        ]
-      : ".",
+    first[metric] != null && second ? [", ", distance(second[metric] - first[metric], called(run, second.model))] : ".",
     first.reward_accuracy != null && [
       " ",
       _("It prefers the chosen answer in {share} of the pairs.", { share: percent(first.reward_accuracy) }),
@@ -198,6 +190,9 @@ function sentences(run, board, first) {
     first.best_epoch != null && [" ", best(run, first)],
   ];
 }
+
+const distance = (gap, name) =>
+  gap ? _("{gap} ahead of {name}, the second.", { gap: number(gap, 3), name }) : _("level with {name}.", { name });
 
 function best(run, first) {
   const last = run.current_epoch;
@@ -221,7 +216,7 @@ function standingOf(run, each) {
     out ? h("span", { class: "medal-out" }, icon("ban")) : medal(each.rank),
     h("span", { class: out ? "who-won muted" : "who-won" }, mark(place(run, each.model)), called(run, each.model)),
     h("span", { class: out ? "num muted" : "num" }, out ? _("quarantined") : number(each[rankedBy(run)], 3)),
-    cause && h("small", { class: "why", lang: "en" }, cause),
+    cause && h("small", { class: "why", lang: each.cause ? each.language : run.language }, cause),
   );
 }
 
@@ -309,7 +304,7 @@ function showOld(run) {
   const told = Object.entries(run.documents);
   put(
     $("#result-said"),
-    notice("info", _("From the old system"), h("span", { lang: "en" }, run.reason, " ", run.problem)),
+    notice("info", _("From the old system"), h("span", { lang: run.language }, run.reason, " ", run.problem)),
     h(
       "dl",
       { class: "pairs" },

@@ -1,5 +1,5 @@
 // The dialog before the start: every error and every warning in the server's words, and the start itself.
-import { $, LONG, _, _n, bytes, duration, failure, h, icon, post, put } from "./ui.js";
+import { $, LONG, _, _n, about, bytes, failure, h, icon, post, put } from "./ui.js";
 import * as form from "./form.js";
 import { effective, fixButton, focusIn, labelOf, placeOf, stepOf, tongue } from "./settings.js";
 
@@ -12,6 +12,7 @@ const state = { busy: false, error: null, drawn: "", warned: "" };
 export function open() {
   if (dialog.open) return;
   state.error = null;
+  form.review();
   draw();
   dialog.showModal();
   $("#review-findings").scrollTop = 0;
@@ -124,7 +125,7 @@ function summary() {
     models && _n(models, "{n} model", "{n} models"),
     rows && _n(rows, "{n} row", "{n} rows"),
     ok && _n(epochs, "{n} epoch", "{n} epochs"),
-    estimate?.seconds != null && _("about {time}", { time: duration(estimate.seconds) }),
+    estimate?.seconds != null && about(estimate.seconds),
     memory &&
       _("{size} of memory", { size: bytes(memory.slice(0, estimate.at_once).reduce((sum, size) => sum + size, 0)) }),
   ]

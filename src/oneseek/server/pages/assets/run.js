@@ -84,6 +84,14 @@ function restart() {
   clearInterval(queueing);
   queueing = setInterval(() => document.hidden || actions.queue(course, refresh), QUEUE_PAUSE);
   follow(id, { after: () => course.seq, told: take, state, check, ended });
+  fetchRest();
+}
+
+/** What the end of a run needs is fetched while the server is there: a browser that could not load a module does not try
+ * again before the page is loaded anew. */
+function fetchRest() {
+  const idle = window.requestIdleCallback ?? setTimeout;
+  idle(() => import("./result.js").catch(() => {}));
 }
 
 /** A part of an address, as it is where somebody wrote it by hand. */
@@ -197,7 +205,7 @@ function missing(error) {
 }
 
 function damaged() {
-  actions.cause({ status: "damaged", outside: false }, run.problem);
+  actions.cause({ status: "damaged", outside: false }, run);
 }
 
 // -- drawing --------------------------------------------------------------------------------------------------------
@@ -230,7 +238,7 @@ function draw() {
     actions.queue(course, refresh);
   }
   actions.draw(course, refresh);
-  actions.cause(course, run.problem);
+  actions.cause(course, run);
   if (!$("#live").open) return;
   pace.draw(course, run.config, display);
   drawBoard(course, live);
@@ -277,6 +285,7 @@ async function result() {
   showing = showing.catch(() => {}).then(() => module.show(run));
   await showing;
   box.hidden = !IDLE.includes(run.status) && !run.documents; // it may have been resumed meanwhile
+  later(); // its buttons have come
 }
 
 /** Let a model stand out in every chart. */

@@ -61,5 +61,5 @@ function question(run, told, prompt, which, cells) {
 
 function answer(cell, text) {
   if (text == null) put(cell, h("p", { class: "muted" }, _("It gave no answer after this epoch.")));
-  else put(cell, text.trim() === "" ? h("p", { class: "muted" }, _("An empty answer.")) : text);
+  else put(cell, text.trim() || h("p", { class: "muted" }, _("An empty answer.")));
 }

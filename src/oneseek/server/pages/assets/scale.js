@@ -1,4 +1,5 @@
 // The numbers of a chart: what it has room for, which places are named, and which points are worth drawing.
+import { NONE, number } from "./ui.js";
 
 const MOST_POINTS = 600; // of a line; of more, each stretch keeps its lowest and highest
 const TINY = 1e-100; // what is smaller is drawn as nothing
@@ -8,7 +9,26 @@ const TINY = 1e-100; // what is smaller is drawn as nothing
 export function scaled({ spec, lines }) {
   const ys = lines.flatMap((line) => [...line.points, ...line.raw].map(([, y]) => y));
   if (spec.baseline != null) ys.push(spec.baseline);
+  ys.push(...(spec.ticks ?? []));
   ys.sort((a, b) => a - b);
+  const { low, high, ticks, step } = spec.ticks ? named(ys, spec.ticks) : found(ys);
+  const xs = lines.flatMap((line) => [...line.points, ...line.raw].map(([x]) => x));
+  const from = spec.x.from ?? Math.min(...xs);
+  const to = Math.max(spec.x.to ?? Math.max(...xs), from + 1e-9);
+  const across = (x) => (100 * (x - from)) / (to - from);
+  const down = (y) => (100 * (high - Math.min(high, Math.max(low, y)))) / (high - low);
+  return { from, to, ticks, step, across, down };
+}
+
+/** From the lowest to the highest of what is named and drawn, whatever the values do between. ys: sorted. */
+function named(ys, ticks) {
+  const room = 0.08 * (ys.at(-1) - ys[0] || 1);
+  const digits = Math.max(...ticks.map((tick) => (String(tick).split(".")[1] ?? "").length));
+  return { low: ys[0] - room, high: ys.at(-1) + room, ticks: [...new Set(ticks)], step: 10 ** -digits };
+}
+
+/** As the values want it. ys: sorted. */
+function found(ys) {
   let [low, high] = [ys[0], ys.at(-1)];
   // One line that shoots up must not flatten the others: it leaves the chart at the top.
   const most = ys[Math.floor(0.96 * (ys.length - 1))];
@@ -20,12 +40,7 @@ export function scaled({ spec, lines }) {
   const step = rounded((high - low) / 6);
   const first = Math.ceil(low / step - 1e-9);
   const ticks = Array.from({ length: 8 }, (_each, at) => (first + at) * step).filter((y) => y <= high + 1e-9 * step);
-  const xs = lines.flatMap((line) => [...line.points, ...line.raw].map(([x]) => x));
-  const from = spec.x.from ?? Math.min(...xs);
-  const to = Math.max(spec.x.to ?? Math.max(...xs), from + 1e-9);
-  const across = (x) => (100 * (x - from)) / (to - from);
-  const down = (y) => (100 * (high - Math.min(high, Math.max(low, y)))) / (high - low);
-  return { from, to, ticks, step, across, down };
+  return { low, high, ticks, step };
 }
 
 /** Whole places to name on the x axis: both ends, and steps of 1, 2, 5, 10 … between them. */
@@ -48,6 +63,22 @@ export function digitsOf(step) {
   const power = Math.floor(Math.log10(step) + 1e-9);
   const half = Math.abs(step / 10 ** power - 2.5) < 1e-6;
   return Math.min(20, Math.max(0, (half ? 1 : 0) - power));
+}
+
+/** How the ticks of an axis are written, all in one notation: 0.25, or 7.5e-4 where the largest is that small or large. */
+export function notation({ ticks, step }) {
+  const most = Math.max(...ticks.map(Math.abs));
+  if (!most || (most >= 0.01 && most < 1e6)) return (value) => number(value, digitsOf(step));
+  const power = Math.floor(Math.log10(most) + 1e-9);
+  const digits = digitsOf(step / 10 ** power);
+  return (value) => (Math.abs(value) < step / 2 ? "0" : `${number(value / 10 ** power, digits)}e${power}`);
+}
+
+/** A number by its power of ten, so that a column of them reads as one: 1.25e-3, 7.50e-4. */
+export function scientific(value) {
+  if (value == null || !Number.isFinite(value)) return NONE;
+  const [digits, power] = value.toExponential(2).split("e");
+  return value ? `${number(Number(digits), 2)}e${Number(power)}` : "0";
 }
 
 /** At most about MOST_POINTS points: of each stretch its lowest and its highest, in their order. */

@@ -8,7 +8,7 @@ const SHOWN = 3; // findings at a field; all of them are in the review
 
 const rows = new Map(); // by field: the element around it
 let waiting = 0; // the timer of an answer that takes its time
-let estimated = false; // whether an estimate has ever been drawn
+let estimated = false; // whether there ever was something to estimate
 let pressed = null; // the button of a fix, and what it is in: it goes when the server has agreed
 
 /** Draw the settings, the rail and the way to the start, and keep them drawn. */
@@ -46,14 +46,21 @@ export function fixButton(finding, look = "link") {
 
 /** A finding in the server's words, as the line below a field. */
 export function message(finding) {
-  const bad = finding.severity === "error";
+  const [tone, sign] = toneOf([finding]);
   const fix = fixButton(finding);
   return h(
     "p",
     { class: "msg" },
-    h("span", { class: bad ? "bad" : "warn" }, icon(bad ? "err" : "warn")),
+    h("span", { class: tone }, icon(sign)),
     h("span", {}, h("span", { lang: tongue(finding), class: "words" }, `${finding.problem} ${finding.fix}`), " ", fix),
   );
+}
+
+/** How bad the worst of some findings is: its tone and its icon. Before anything was chosen, nothing is wrong. */
+export function toneOf(found) {
+  if (found.length && form.pristine() && missing(found)) return ["muted", "info"];
+  const { errors, warnings } = tally(found);
+  return errors ? ["bad", "err"] : warnings ? ["warn", "warn"] : ["good", "check"];
 }
 
 /** The language of a finding where it is not the page's. */
@@ -124,7 +131,7 @@ function judged(verdict) {
   drawAllSettings();
   drawVerdict();
   drawDevices(verdict?.machine);
-  if ((estimated ||= Boolean(verdict?.estimate))) later("estimate", "draw");
+  if ((estimated ||= Boolean(verdict?.estimate) || !form.pristine())) later("estimate", "draw");
   setTimeout(keepFocus);
 }
 
@@ -385,7 +392,11 @@ const missing = (found) => found.every((each) => /^(base-models-selected|dataset
 function counts() {
   if (form.failure()) return [badge("warn", "warn", _("Not checked"))];
   if (!form.verdict() || !form.settled()) return [badge("", "clock", _("Checking"))];
-  const [errors, warnings] = tallied(form.verdict().findings);
+  const found = form.verdict().findings;
+  const [errors, warnings] = tallied(found);
+  if (errors && form.pristine() && missing(found)) {
+    return [badge("", "info", _n(found.length, "{n} thing to choose", "{n} things to choose"))];
+  }
   return [errors || badge("good", "check", _("No errors")), warnings];
 }
 
@@ -411,12 +422,12 @@ export function drawSteps() {
 function drawStep(step, state) {
   const found = form.verdict().findings.filter((finding) => stepOf(finding.field) === step);
   const { errors, warnings } = tally(found);
-  const [tone, sign] = errors ? ["bad", "err"] : warnings ? ["warn", "warn"] : ["good", "check"];
+  const [tone, sign] = toneOf(found);
   let text = state();
   if (errors) text = missing(found) ? _("Not chosen yet") : _n(errors, "{n} error", "{n} errors");
   else if (warnings) text = _n(warnings, "{n} warning", "{n} warnings");
   const place = $(`#step-${step}`);
-  redraw(place.firstElementChild, tone, () => [icon(sign, tone)]);
+  redraw(place.firstElementChild, sign, () => [icon(sign, tone)]);
   redraw(place.lastElementChild, text, () => [text]);
 }
 

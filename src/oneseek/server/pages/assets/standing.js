@@ -31,6 +31,13 @@ export const called = (run, key) =>
 /** A model's place in the selection, from 0: its marker and colour. */
 export const place = (run, key) => Math.max(0, run.base_models.indexOf(key));
 
+/** What a device is called: "cpu" is no name. */
+export const deviceName = (device) => (device === "cpu" ? "CPU" : device);
+
+/** What is said beside a model that is ahead and has not won; nothing of the champion. */
+export const ahead = (run) =>
+  run.champion ? "" : GOING.includes(run.status) ? _("leads now") : _("led when it ended");
+
 /** The model that won, or leads; null as long as none does. */
 export const best = (run) => run.champion ?? run.leader ?? null;
 

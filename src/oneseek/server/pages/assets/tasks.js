@@ -27,7 +27,11 @@ async function look() {
   for (const follower of told ? asked : []) {
     const task = told.tasks.find(({ id }) => id === follower.id) ?? forgotten(follower.id);
     if (over(task)) followers.delete(follower);
-    follower[over(task) ? "onEnd" : "onProgress"](task);
+    try {
+      follower[over(task) ? "onEnd" : "onProgress"](task);
+    } catch (error) {
+      reportError(error); // the others are told all the same
+    }
   }
   if (followers.size) return;
   clearTimeout(waiting);

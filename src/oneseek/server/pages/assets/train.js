@@ -2,7 +2,7 @@
 // comes when it is needed: lora.js and overrides.js with a selected model, dataset.js with a dataset, lookup.js with a
 // model that is not here.
 import * as form from "./form.js";
-import { begin as beginSettings, message } from "./settings.js";
+import { begin as beginSettings, message, toneOf } from "./settings.js";
 import {
   $,
   _,
@@ -12,6 +12,7 @@ import {
   clock,
   count,
   failure,
+  formatName,
   get,
   h,
   icon,
@@ -62,6 +63,17 @@ export const modelOf = (name) =>
 
 /** The key under which a selected model has settings of its own. */
 export const keyOf = (name) => (meant(name) ?? modelOf(name))?.key ?? normalized(name.split("@")[0]);
+
+/** What a selected model is called: by its name, and by its key too where another one has the same name. */
+export function called(name, model = modelOf(name)) {
+  if (!model) return name;
+  const all = [...models, ...parts.values(), ...[...others.values()].map((other) => other.model)];
+  const twin = all.some((other) => other && other.key !== model.key && other.display_name === model.display_name);
+  return twin ? _("{name} ({key})", { name: model.display_name, key: model.key }) : model.display_name;
+}
+
+/** Ask for another format of the chosen dataset, one that suits a strategy or a method. */
+export const convertDataset = async (suits) => (await imported.get("./dataset.js"))?.convert(suits);
 
 /** The stored dataset of a name as the API tells it, asked for once as long as one is chosen.
  * @throws {Failure} there is none, or the server did not answer. */
@@ -143,7 +155,9 @@ export function badges(model) {
   return [
     here && model.usable && badge("good", "check", _("Cached {size}", { size: bytes(model.size_bytes) })),
     isPart(model) && badge("accent", "down", _("Partly here")),
-    here && !model.usable && badge("bad", "err", isPickled(model) ? _("Pickle only") : _("Can’t be used")),
+    here &&
+      !model.usable &&
+      (isPickled(model) ? badge("warn", "warn", _("Pickle only")) : badge("bad", "err", _("Can’t be used"))),
     model.missing_bytes > 0 && badge("accent", "down", _("{size} to download", { size: bytes(model.missing_bytes) })),
     model.has_chat_template ? badge("", "chat", _("Chat")) : badge("", "ban", _("No chat template")),
   ];
@@ -206,10 +220,7 @@ function importOnce(address, begins = (module) => module.begin()) {
 
 async function loaded(address, begins) {
   const module = await part(import(address));
-  if (!module) {
-    imported.delete(address); // the next time may be luckier
-    return new Promise(() => {}); // who waits for it has been told
-  }
+  if (!module) return new Promise(() => {}); // who waits for it has been told
   begins(module);
   return module;
 }
@@ -248,7 +259,7 @@ function drawCard(name, place) {
   const card = cards.get(name) ?? newCard(name);
   const model = modelOf(name);
   const error = meant(name) ? null : others.get(name)?.error;
-  const known = model ?? { display_name: name, problems: [], usable: true };
+  const known = model ?? { problems: [], usable: true };
   const selected = place >= 0;
   const why = reasons(name, model, error, selected);
   const off = !selected && why.some((reason) => reason.off);
@@ -257,7 +268,7 @@ function drawCard(name, place) {
   card.classList.toggle("off", off);
   input.checked = selected;
   input.ariaDisabled = off ? "true" : null;
-  redraw($(".name", card), known.display_name, () => [known.display_name]);
+  redraw($(".name", card), called(name), () => [called(name)]);
   redraw($(".mk-wrap", card), place, () => [selected && mark(place)]);
   redraw($(".facts", card), facts(known), () => [facts(known)]);
   const standing = model && [model.size_bytes, model.missing_bytes, model.usable, model.source];
@@ -317,6 +328,10 @@ function reasons(name, model, error, selected) {
   if (!model) return refused ? [refused] : [];
   const about = form.findings("model").concat(form.findings("data"), form.findings("execution"));
   const findings = selected ? about.filter((finding) => finding.model === model.key) : [];
+  const lora = selected ? form.findings("lora").concat(form.findings("per_model")) : [];
+  const uncovered = lora.filter(
+    (finding) => finding.model === model.key && /lora\.target_modules$/.test(finding.field),
+  );
   const judged = findings.some((finding) => finding.rule === "base-models-usable");
   const convertible = model.source !== "hub" && isPickled(model);
   const busy = tasks.get(name)?.going;
@@ -333,12 +348,15 @@ function reasons(name, model, error, selected) {
     needsText && !selected && withoutTemplate(),
     ...findings.map((finding) => ({ finding })),
     (model.missing_bytes > 0 || isPart(model)) && !busy && { icon: "down", does: "download" },
-    selected && form.findings("lora").some((finding) => finding.model === model.key) && COVERAGE,
+    uncovered.length && coverage(uncovered),
     model.shadows?.length && { icon: "info", shadows: model.shadows.join(", ") },
   ].filter(Boolean);
 }
 
-const COVERAGE = { icon: "warn", tone: "warn", does: "coverage" };
+function coverage(found) {
+  const [tone, sign] = toneOf(found);
+  return { icon: sign, tone, does: "coverage" };
+}
 
 const withoutTemplate = () => ({
   icon: "ban",
@@ -373,7 +391,9 @@ const DOES = {
   dataset: () => [
     _("It has no chat template, and the dataset holds chats."),
     " ",
-    h("a", { href: "#data" }, _("Choose or convert to one of text")),
+    link(_("Convert it"), () => convertDataset({ strategy: "standard" })),
+    " · ",
+    h("a", { href: "#data" }, _("Choose another")),
   ],
   coverage: () => [
     _("Not every target module is in it as asked for."),
@@ -390,10 +410,11 @@ function drawCount(selection) {
   const unsaid = form.findings(SELECTION).filter((finding) => !finding.model);
   const none = unsaid.find((finding) => finding.rule === "base-models-selected");
   const rest = unsaid.filter((finding) => finding !== none);
-  redraw($("#models-count"), [selection.length, cards.size, none], () => [
+  const [tone, sign] = toneOf(none ? [none] : []);
+  redraw($("#models-count"), [selection.length, cards.size, none, tone], () => [
     cards.size > 0 && countText(selection.length),
     // of an empty selection the server says how a command is told one; here it is a click
-    none && !selection.length && h("span", { class: "bad" }, icon("err"), _("Select at least one")),
+    none && !selection.length && h("span", { class: tone }, icon(sign), _("Select at least one")),
   ]);
   redraw($("#models-said"), rest, () => rest.map(message));
 }
@@ -410,7 +431,17 @@ function filter() {
   }
   $("#models-find").hidden = !cards.size;
   $("#models-add").hidden = !cards.size;
-  put($("#models-found"), wanted ? _n(shown, "{n} model", "{n} models") : "");
+  put($("#models-found"), !wanted ? "" : shown ? _n(shown, "{n} model", "{n} models") : noneFound());
+}
+
+function noneFound() {
+  const search = $("#models-search");
+  const clear = () => {
+    search.value = "";
+    filter();
+    search.focus();
+  };
+  return [_("No model matches “{text}”.", { text: search.value.trim() }), " ", link(_("Clear"), clear)];
 }
 
 let looking = 0;
@@ -436,7 +467,11 @@ async function listDatasets() {
   datasets = told.datasets.filter((dataset) => dataset.format);
   if (imported.has("./dataset.js")) return; // which has the list from here on
   const options = datasets.map(({ name, rows, format }) =>
-    h("option", { value: name }, _("{name} · {rows} rows, {format}", { name, rows: number(rows), format })),
+    h(
+      "option",
+      { value: name },
+      _("{name} · {rows} rows, {format}", { name, rows: number(rows), format: formatName(format) }),
+    ),
   );
   $("#data-dataset").append(...options);
 }
@@ -445,7 +480,7 @@ async function listDatasets() {
 function bindDataset() {
   const section = $("#data");
   const signs = new AbortController();
-  const listen = (name, heard) => section.addEventListener(name, heard, { signal: signs.signal });
+  const listen = (name, heard, on = section) => on.addEventListener(name, heard, { signal: signs.signal });
   const load = () => importOnce("./dataset.js", (module) => (signs.abort(), module.begin(datasets)));
   const take = async (files) => {
     const input = $("input[type=file]", section);
@@ -454,9 +489,11 @@ function bindDataset() {
     input.dispatchEvent(new Event("change", { bubbles: true }));
   };
   form.on("change", (fields) => fields.includes("data.dataset") && load());
-  for (const sign of ["focusin", "pointerover", "dragenter"]) listen(sign, load);
-  listen("dragover", (event) => event.preventDefault());
-  listen("drop", (event) => (event.preventDefault(), take(event.dataTransfer.files)));
+  for (const sign of ["focusin", "pointerover"]) listen(sign, load);
+  // A file may be dropped anywhere: beside the zone the browser would leave the page to show it.
+  listen("dragenter", load, document);
+  listen("dragover", (event) => event.preventDefault(), document);
+  listen("drop", (event) => (event.preventDefault(), take(event.dataTransfer.files)), document);
   listen("change", ({ target }) => {
     if (target.id === "data-dataset") form.set({ "data.dataset": target.value || null });
     else if (target.files?.length) take(target.files);
@@ -491,10 +528,12 @@ const names = (held) =>
 /** The key that the server makes of a name. */
 const normalized = (name) =>
   name
+    .trim()
+    .replace(/[/\\]+$/, "")
     .split(/[/\\]/)
     .pop()
     .normalize("NFKD")
-    .replace(/[^\x20-\x7e]/g, "")
+    .replace(/[^\x00-\x7f]/g, "")
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, "-")
     .replace(/^-|-$/g, "");

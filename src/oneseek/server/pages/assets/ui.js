@@ -78,6 +78,20 @@ const STATUSES = () => ({
   certified: ["good", "seal", _("Certified")],
 });
 
+/** What a format of datasets is called. */
+export const formatName = (format) => FORMATS()[format] ?? format;
+
+const FORMATS = () => ({
+  messages: _("Chats"),
+  sharegpt: _("Chats (ShareGPT)"),
+  text: _("Plain text"),
+  prompt_completion: _("Prompts and answers"),
+  alpaca: _("Instructions (Alpaca)"),
+  preference: _("Preferences"),
+  preference_chat: _("Preferences (chats)"),
+  preference_sharegpt: _("Preferences (ShareGPT)"),
+});
+
 // -- numbers --------------------------------------------------------------------------------------------------------
 
 const locale = language === "sv" ? "sv-SE" : "en-GB";
@@ -138,13 +152,19 @@ function thousands(value) {
   return [value, place];
 }
 
-/** Seconds as people say them: 45 s, 12 min, 1 h 48 min. */
+/** Seconds as people say them: 45 s, 1 min 6 s, 12 min, 1 h 48 min. */
 export function duration(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return NONE;
-  if (seconds < 100) return `${number(Math.round(seconds))} s`;
+  const whole = Math.round(seconds);
+  if (whole < 1) return _("under 1 s");
+  if (whole < 60) return `${number(whole)} s`;
+  if (whole < 600) return `${number(Math.floor(whole / 60))} min ${whole % 60 ? `${whole % 60} s` : ""}`.trim();
   const minutes = Math.round(seconds / 60);
   return minutes < 100 ? `${number(minutes)} min` : `${number(Math.floor(minutes / 60))} h ${minutes % 60} min`;
 }
+
+/** The same of what is only roughly known. */
+export const about = (seconds) => (seconds < 0.5 ? duration(seconds) : _("about {time}", { time: duration(seconds) }));
 
 function dated(value, options) {
   const time = new Date(value || NaN);
@@ -197,17 +217,33 @@ export async function ask(method, path, body, { signal, patience } = {}) {
 export async function reached(path, { signal, patience = PATIENCE, ...options } = {}) {
   const ends = [signal, patience && AbortSignal.timeout(patience)].filter(Boolean);
   let answer;
+  awaited += 1;
   try {
     const headers = { "Accept-Language": language, ...options.headers };
     answer = await fetch(path, { ...options, headers, signal: AbortSignal.any(ends) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw unreached();
+  } finally {
+    awaited -= 1;
+    fill();
   }
   if (answer.ok) return answer;
   if (answer.status === 401) signIn();
   throw refusal(answer.status, await answer.json().catch(() => null), answer.headers.get("Retry-After"));
 }
+
+const MOMENT = 300; // milliseconds; longer than it takes to draw an answer
+let awaited = 0; // answers
+let filling = 0;
+
+/** A page has filled when it has waited for nothing for a moment: then its foot is shown. */
+function fill() {
+  clearTimeout(filling);
+  filling = setTimeout(() => awaited || root.toggleAttribute("data-filled", true), MOMENT);
+}
+
+addEventListener("load", fill);
 
 /** An answer that is no success as a failure. told: its document, null where it has none, as that of a proxy. */
 export function refusal(status, told, wait) {
@@ -258,7 +294,7 @@ const lately = []; // what was told in the last second: two parts of a page may 
 
 /** A word at the lower edge that goes away by itself. Nothing that has to be read stands only there. */
 export function toast(text, tone = "") {
-  $(".toast")?.remove();
+  $(".toast:not(.stays)")?.remove();
   const attributes = { class: "toast", popover: "manual", "aria-hidden": "true" }; // who listens is told
   const box = h("p", attributes, tone === "bad" && icon("err"), text);
   toTheFront(box).showPopover();
@@ -291,11 +327,19 @@ export const failed = (error) => {
 };
 
 /** A part of a page that is loaded when it is needed: `part(import(…))`. Null where it can't be, which is said. */
-export const part = (loading) =>
-  loading.catch(() => {
-    toast(_("A part of this page could not be loaded. Load the page again when the server answers."), "bad");
-    return null;
-  });
+export const part = (loading) => loading.catch(outdated);
+
+/** A browser does not ask a second time for a module that did not come, and after the server was started anew the files
+ * of this page may have other names: it has to be loaded again, which is said until it is. */
+function outdated() {
+  if ($(".toast.stays")) return null;
+  const text = _("A part of this page could not be loaded. Load the page again when the server answers.");
+  const again = h("button", { class: "btn small", type: "button", onclick: () => location.reload() }, _("Load again"));
+  const box = h("div", { class: "toast stays", popover: "manual", role: "alert" }, icon("err"), text, again);
+  document.body.append(box);
+  box.showPopover();
+  return null;
+}
 
 /** Put other children into an element, only where that changes it: what is read or selected stays. */
 export function put(element, ...children) {
@@ -435,6 +479,7 @@ async function signOut() {
   } catch (error) {
     return failed(error); // who sees the page must not believe that nobody else can now
   }
+  for (const held of [sessionStorage, localStorage]) held.clear(); // what was written here is for nobody who comes next
   location.assign("/login");
 }
 

@@ -1,6 +1,7 @@
 // Files on their way to the store: where they are dropped or chosen, how far each is, and what the server said of it.
 import {
   $,
+  $$,
   _,
   bytes,
   duration,
@@ -28,6 +29,7 @@ export function uploads({ zone, list, names, done }) {
   let busy = false;
 
   const take = (files) => {
+    if (!busy && files.length) for (const item of $$(".refused", list)) item.remove(); // they were read
     waiting.push(...files);
     if (!busy) next();
   };
@@ -46,6 +48,7 @@ export function uploads({ zone, list, names, done }) {
     input.value = ""; // the same file can be chosen again
   });
   dropped(zone, (files) => take(input.multiple ? files : files.slice(0, 1)));
+  addEventListener("beforeunload", (event) => busy && event.preventDefault());
 }
 
 /** Dropped files, wherever on the page: next to the zone the browser would leave the page to show them. */

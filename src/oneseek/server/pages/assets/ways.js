@@ -3,7 +3,8 @@
 import { $, $$, Failure, _, coded, h, icon, put, redraw, tell } from "./ui.js";
 import * as form from "./form.js";
 import { drawSteps } from "./settings.js";
-import { datasetOf } from "./train.js";
+import { targets } from "./conversion.js";
+import { convertDataset, datasetOf } from "./train.js";
 
 const known = { name: undefined, dataset: null }; // the dataset that is chosen, as the API tells it
 
@@ -107,7 +108,7 @@ function drawWay(name, now) {
     way.checked = way.value === now;
     way.setAttribute("aria-disabled", impossible);
     way.parentElement.classList.toggle("off", impossible);
-    if (impossible) sayWhy(name, NEEDS()[way.value], told);
+    if (impossible) sayWhy(name, way.value, told);
   }
   $(`#${name}-why`).hidden = !told || now !== told[name];
   const fits = told && now === told[name];
@@ -119,10 +120,21 @@ function drawWay(name, now) {
   ]);
 }
 
-function sayWhy(name, needs, told) {
-  const text = _("{needs}; this dataset has {fields}.", { needs, fields: HOLDS[told.format] ?? told.format });
-  redraw($(`#${name}-why`), text, () => [
+function sayWhy(name, way, told) {
+  const fields = HOLDS[told.format] ?? told.format;
+  const text = _("{needs}; this dataset has {fields}.", { needs: NEEDS()[way], fields });
+  const suits = { [name]: way };
+  const convert = () => convertDataset(suits);
+  const able = targets(told, suits).length > 0;
+  redraw($(`#${name}-why`), [text, able], () => [
     icon("ban"),
-    h("span", {}, coded(text), " ", h("a", { href: "#data" }, _("Convert it, or choose another"))),
+    h(
+      "span",
+      {},
+      coded(text),
+      " ",
+      able && [h("button", { class: "link", type: "button", onclick: convert }, _("Convert it")), " · "],
+      h("a", { href: "#data" }, _("Choose another")),
+    ),
   ]);
 }
