@@ -38,6 +38,7 @@ from oneseek.state.queue import Entry, Queue
 from support.histories import accepted
 from support.runs import Town, events
 from support.state import database
+from support.supervised import end_training
 
 HERE = Path(__file__).parent
 
@@ -84,9 +85,7 @@ def server(town: Town) -> Iterator[Server]:
         server = Server(town, Queue(opened), work)
         yield server
         for supervisor in server.started:
-            for child in supervisor._children.values():
-                child.kill()
-                child.wait()
+            end_training(supervisor)
 
 
 def until(condition: Callable[[], object], supervisor: Supervisor, seconds: float = 60) -> None:

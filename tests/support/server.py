@@ -21,6 +21,7 @@ from oneseek.state.access import Access, Scope
 from oneseek.state.queue import Queue
 from support.runs import Town
 from support.state import database
+from support.supervised import end_training
 
 ADDRESS = "http://127.0.0.1:3001"
 PASSPHRASE = "correct horse battery staple"
@@ -75,3 +76,4 @@ def served(
         )
         client = TestClient(app, base_url=ADDRESS, raise_server_exceptions=False)
         yield Served(town, app, client, access, runs)
+        end_training(runs)

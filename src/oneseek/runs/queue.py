@@ -271,6 +271,8 @@ class Supervisor:
             return True
         if entry.pid is not None and Process(entry.pid, entry.started or 0.0).living():
             return True
+        if entry.pid is not None and (child := self._children.pop(entry.run_id, None)):
+            child.wait()  # it has ended since it was looked at
         if is_running(directory) or (entry.pid is None and not self._waits(directory)):
             self._queue.remove(entry.run_id)  # somebody took it up at a terminal
         elif entry.pid is not None:
