@@ -33,7 +33,7 @@ export function columns(course, display) {
       },
     display.show_weights !== false && {
       name: "weight",
-      class: "num wcol",
+      class: "num",
       make: weightCell,
       head: (config) => [_("Weight"), " ", help("weight", WEIGHT(config))],
     },
@@ -45,7 +45,7 @@ export function columns(course, display) {
     },
     { name: "speed", class: "num opt", make: speedCell, head: () => _("Tokens/s") },
     { name: "trend", class: "h-spark", make: trendCell, head: () => _("Trend") },
-    display.show_progress !== false && { name: "doing", class: "h-status", make: doingCell, head: () => _("Status") },
+    display.show_progress !== false && { name: "doing", make: doingCell, head: () => _("Status") },
   ];
   return all.filter(Boolean);
 }

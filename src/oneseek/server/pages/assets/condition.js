@@ -95,4 +95,4 @@ export function linked(text) {
 }
 
 /** The first address in a text; undefined where there is none. */
-export const address = (text) => text.match(ADDRESS)?.[0];
+const address = (text) => text.match(ADDRESS)?.[0];

@@ -65,7 +65,7 @@ export function row(task, { onEnd = () => {}, named = true } = {}) {
 }
 
 /** How far a task is, in words: "3.4 of 15.2 GB · 41 MB/s · 4 min left". */
-export function standing(task) {
+function standing(task) {
   if (task.status === "waiting") return _("Waits for its turn");
   if (!task.progress) return task.kind === "convert" ? _("Writing safetensors") : _("Asking the hub");
   const { done, total, bytes_per_second: rate, seconds_left: left } = task.progress;
