@@ -90,7 +90,10 @@ class Taking:
                     page.evaluate("(draft) => localStorage.setItem('oneseek.draft', JSON.stringify(draft))", draft)
                     page.reload()
                 page.wait_for_timeout(3000)
-                page.screenshot(path=PICTURES / f"{name}-{look}.png", full_page=True)
+                # In a window as high as the page, what sticks to the window's foot covers nothing.
+                width, height = page.evaluate("[innerWidth, document.documentElement.scrollHeight]")
+                page.set_viewport_size({"width": width, "height": height})
+                page.screenshot(path=PICTURES / f"{name}-{look}.png")
         sys.stdout.write(f"{name}\n")
 
     def _train(self, page: Page, training: Mapping[str, object], lora: Mapping[str, object]) -> str:
