@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from support import homes
 from support.base_models import write_model
-from support.browser import CHROMIUM, LOOKS, PATIENCE, Seen, Site, chromium, seen_as, site, visit
+from support.browser import CHROMIUM, LOOKS, PATIENCE, Seen, Site, chromium, seen_as, site, told, visit
 from support.hub import StandIn
 from support.ledger_service import allow_loopback
 
@@ -34,6 +34,9 @@ LONGEST = (
     "test_still.py",
     "test_hostile.py",
 )
+
+RUN = "/api/admin/training/start-dna-v2"
+MODELS = ("alfa-llama", "beta-mistral")
 
 ON_THE_HUB = "north/gamma-1b-instruct"
 GATED = "north/gated-1b"
@@ -153,6 +156,28 @@ def visited(browser: Browser, served: Site, seen: Seen) -> Iterator[Open]:
         yield opened
     assert seen.said == []
     assert seen.elsewhere == []
+
+
+@pytest.fixture
+def begun(visited: Open, served: Site) -> Iterator[Callable[..., Page]]:
+    """Start a run of both models that takes minutes, and open its page: `begun(baseModels=["gpt2"])`, in a page that is
+    given or the one before. What still runs in the end is ended."""
+    started: list[tuple[Page, str]] = []
+    long = {"training": {"num_epochs": 1000}, "confidence_auto_stop": {"enabled": False}}
+    asked = {"datasetId": "chats.jsonl", "baseModels": MODELS, "execution": {"executor": "inline"}, **long}
+
+    def start(page: Page | None = None, **settings: Any) -> Page:
+        page = page or (started[0][0] if started else visited("/runs"))
+        told(page, "POST", "/api/datasets?name=chats.jsonl", (served.home / "files" / "chats.jsonl").read_bytes())
+        run_id = told(page, "POST", RUN, asked | settings)["run_id"]
+        started.append((page, run_id))
+        page.goto(f"/runs/{run_id}")
+        return page
+
+    yield start
+    for page, run_id in reversed(started):
+        if told(page, "GET", f"/api/runs/{run_id}")["status"] in ("queued", "preparing", "training", "stopping"):
+            told(page, "POST", f"/api/runs/{run_id}/stop", {"when": "kill"})
 
 
 @pytest.fixture(scope="session")

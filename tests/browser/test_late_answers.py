@@ -62,6 +62,28 @@ def test_a_dataset_that_is_not_chosen_any_more_is_not_drawn_when_its_answer_come
     seen.expect("status of 500|ERR_FAILED")
 
 
+def test_a_conversion_that_is_refused_when_its_dialog_was_closed_is_told_all_the_same(
+    visited: Open, served: Site, seen: Seen
+) -> None:
+    page = visited("/ledger")
+    stored(page, served, "preferences.jsonl")
+    waiting = held(page, r"/api/datasets/[0-9a-f]+/convert$")
+    page.goto("/datasets")
+    page.get_by_role("button", name="preferences.jsonl").click()
+    page.get_by_role("button", name="Convert…").click()
+    page.get_by_role("button", name="Convert", exact=True).click()
+    expect(page.locator("dialog.convert progress")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog.convert")).to_have_count(0)
+
+    refused = {"error": {"code": "StorageError", "message": "The disk is full.", "fix": "Make room."}}
+    waiting[0].fulfill(status=507, json=refused)
+
+    expect(page.locator(".toast")).to_contain_text("The disk is full. Make room.")
+    page.unroute_all(behavior="ignoreErrors")
+    seen.expect("status of 507")
+
+
 def test_a_question_to_the_hub_is_over_when_another_id_is_typed(visited: Open) -> None:
     page = visited("/train")
     waiting = held(page, r"/api/models/north")

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from browser.conftest import Barriers, Open
+from browser.conftest import MODELS, Barriers, Open
 from support.base_models import write_model
 from support.browser import Seen, Site, site, told
 
-RUN = "/api/admin/training/start-dna-v2"
-MODELS = ("alfa-llama", "beta-mistral")
 FETCHED = "performance.getEntriesByType('resource').find(({ name }) => name.endsWith('/result.js'))"
 
 
@@ -33,33 +31,6 @@ def served(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         (home / "models" / model / "script.json").write_text(json.dumps(script))
     with site(home, engine="scripted") as opened:
         yield opened
-
-
-@pytest.fixture
-def begun(visited: Open, served: Site) -> Iterator[Any]:
-    """Start a run of both models that takes minutes, and open its page. What still runs in the end is ended."""
-    started: list[tuple[Page, str]] = []
-    long = {"training": {"num_epochs": 1000}, "confidence_auto_stop": {"enabled": False}}
-
-    def start(**settings: Any) -> Page:
-        page = started[0][0] if started else visited("/runs")
-        told(page, "POST", "/api/datasets?name=chats.jsonl", (served.home / "files" / "chats.jsonl").read_bytes())
-        asked = {
-            "datasetId": "chats.jsonl",
-            "baseModels": MODELS,
-            "execution": {"executor": "inline"},
-            **long,
-            **settings,
-        }
-        run_id = told(page, "POST", RUN, asked)["run_id"]
-        started.append((page, run_id))
-        page.goto(f"/runs/{run_id}")
-        return page
-
-    yield start
-    for page, run_id in reversed(started):
-        if told(page, "GET", f"/api/runs/{run_id}")["status"] in ("queued", "preparing", "training", "stopping"):
-            told(page, "POST", f"/api/runs/{run_id}/stop", {"when": "kill"})
 
 
 def test_a_run_is_stopped_after_its_epoch_and_resumed_from_there(begun: Any, barriers: Barriers) -> None:

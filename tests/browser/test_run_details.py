@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from browser.conftest import Barriers, Open
+from browser.conftest import MODELS, Barriers, Open
 from support.browser import Seen, Site, site, told
 
-RUN = "/api/admin/training/start-dna-v2"
-MODELS = ("alfa-llama", "beta-mistral")
 LIMITS = ["0.5", "1.0", "1.5"]
 
 
@@ -29,30 +27,6 @@ def served(with_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         (home / "models" / model / "script.json").write_text(json.dumps({"step_seconds": 0.05}))
     with site(home, engine="scripted") as opened:
         yield opened
-
-
-@pytest.fixture
-def begun(visited: Open) -> Iterator[Any]:
-    """Start a run that takes minutes, and open its page. What still runs in the end is ended."""
-    started: list[tuple[Page, str]] = []
-
-    def start(**options: Any) -> Page:
-        page = visited("/runs", **options)
-        asked = {
-            "datasetId": "chats.jsonl",
-            "baseModels": MODELS,
-            "execution": {"executor": "inline"},
-            "training": {"num_epochs": 1000},
-        }
-        run_id = told(page, "POST", RUN, asked)["run_id"]
-        started.append((page, run_id))
-        page.goto(f"/runs/{run_id}")
-        return page
-
-    yield start
-    for page, run_id in reversed(started):
-        if told(page, "GET", f"/api/runs/{run_id}")["status"] not in ("stopped", "interrupted"):
-            told(page, "POST", f"/api/runs/{run_id}/stop", {"when": "kill"})
 
 
 def reported(page: Page, run_id: str, epochs: int, *values: Mapping[str, float], rates: Mapping[str, float]) -> None:
@@ -102,8 +76,8 @@ def test_what_diverged_is_to_be_run_again_and_not_to_be_resumed(
         ("sv-SE", "om bitar per byte inte ändras med 0,001"),
     ],
 )
-def test_auto_stop_names_what_it_watches(begun: Any, locale: str, said: str) -> None:
-    page = begun(locale=locale)
+def test_auto_stop_names_what_it_watches(visited: Open, begun: Any, locale: str, said: str) -> None:
+    page = begun(visited("/runs", locale=locale), confidence_auto_stop={"enabled": True})
 
     expect(page.locator("#stops")).to_contain_text(said)
 

@@ -1,5 +1,5 @@
 // A dataset in another format or container: what to write, under which name, and what the server refused.
-import { $, LONG, _, bytes, failure, Failure, formatName, h, icon, post, put, tell, toast } from "./ui.js";
+import { $, LONG, _, bytes, failed, failure, Failure, formatName, h, icon, post, put, tell, toast } from "./ui.js";
 import { free, nameTaken } from "./upload.js";
 
 const CONTAINERS = { jsonl: "JSONL", json: "JSON", csv: "CSV", parquet: "Parquet" };
@@ -145,6 +145,7 @@ export async function converted(dataset, names, suits) {
       if (!dialog.open) toast(_("{name} is stored.", { name: dialog.told.name })); // it was closed meanwhile
       dialog.close();
     } catch (error) {
+      if (!dialog.open) return failed(error); // it was closed meanwhile: nobody reads what stands in it
       if (!(error instanceof Failure)) throw error;
       put(said, names.has(field.value.trim()) ? failure(nameTaken(field.value.trim())) : refusal(error));
     }
