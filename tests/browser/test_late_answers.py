@@ -111,8 +111,9 @@ def test_a_file_that_is_dropped_beside_its_zone_is_taken_from_the_first_moment_o
     expect(page.locator("#data-dataset")).to_have_value("dropped.jsonl")
 
 
-def test_who_signs_out_leaves_nothing_that_was_written(visited: Open) -> None:
+def test_who_signs_out_leaves_nothing_that_was_written(visited: Open, seen: Seen) -> None:
     page = visited("/login?next=/train", signed_in=False)  # with a session of its own, which ends
+    seen.rest(page)
     page.locator("#passphrase").fill(PASSPHRASE)
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("/train"))
