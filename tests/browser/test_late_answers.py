@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from browser.conftest import ON_THE_HUB, Open
 from browser.test_train import choose
-from support.browser import PASSPHRASE, Seen, Site, told
+from support.browser import PASSPHRASE, Seen, Site, held, told
 
 DROP = """([name, text]) => {
   const files = new DataTransfer();
@@ -27,13 +27,6 @@ def stored(page: Page, served: Site, name: str) -> str:
     """A dataset of the files that can be chosen in the form from now on."""
     told(page, "POST", f"/api/datasets?name={name}", (served.home / "files" / name).read_bytes())
     return name
-
-
-def held(page: Page, address: str) -> list[Route]:
-    """What is asked for there waits until somebody answers it."""
-    waiting: list[Route] = []
-    page.route(re.compile(address), lambda route: waiting.append(route))
-    return waiting
 
 
 def test_a_dataset_that_is_not_chosen_any_more_is_not_drawn_when_its_answer_comes(

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.conftest import Barriers, Open
-from support.browser import Site, told
+from support.browser import Site, held, told
 from support.homes import QUESTION
 
 PASSED = "is-ok"
@@ -52,6 +52,25 @@ def test_every_check_of_a_certified_run_is_made_and_shown_with_where_it_looks(
     page.locator("#live summary").first.click()
     expect(page.locator("#board tbody tr")).to_have_count(2)
     assert barriers(page) == {}
+
+
+def test_checks_that_are_being_made_can_be_read_meanwhile(
+    visited: Open, runs: Mapping[str, str], barriers: Barriers
+) -> None:
+    page = visited("about:blank")
+    waiting = held(page, "/verify")
+    page.goto(f"/runs/{runs['fast']}")
+    expect(page.locator("#checks li.is-awaited")).to_have_count(14)
+    assert barriers(page) == {}
+    waiting.pop().continue_()
+    expect(page.locator("#verify-said")).to_contain_text("12 of 14 checks passed")
+
+    page.get_by_role("button", name="Verify again").click()
+
+    expect(page.locator("#checks")).to_have_attribute("aria-busy", "true")
+    assert barriers(page) == {}
+    waiting.pop().continue_()
+    expect(page.locator("#verify-said")).to_contain_text("12 of 14 checks passed")
 
 
 def test_a_flipped_byte_is_named_and_the_run_is_not_to_be_used_until_it_is_put_back(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, sync_playwright
 
 from oneseek.engine.interface import EngineName
 from oneseek.files.layout import Home
@@ -242,6 +242,13 @@ def sign_in(context: BrowserContext, site: Site) -> None:
         assert answer.status == 204, answer.text()
         site.session = [*context.cookies()]
     context.add_cookies(site.session)
+
+
+def held(page: Page, address: str) -> list[Route]:
+    """What is asked for there waits until somebody answers it."""
+    waiting: list[Route] = []
+    page.route(re.compile(address), lambda route: waiting.append(route))
+    return waiting
 
 
 def told(page: Page, method: str, path: str, body: Any = None) -> Any:
