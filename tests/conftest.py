@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ PROJECT = Path(__file__).parent.parent
 if TYPE_CHECKING:
     from support.runs import Town
 
+
+# There is a worker for each core: more threads of theirs, and of what they start, would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # These machines are shared: how long one example takes says nothing.
 settings.register_profile("unhurried", deadline=None)

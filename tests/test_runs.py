@@ -444,6 +444,37 @@ def test_whoever_looks_while_runs_complete_disturbs_none_and_is_not_disturbed(tm
     assert not directory.work.exists()
 
 
+def test_a_run_that_is_just_being_let_go_is_complete_and_never_interrupted(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    remove = recorder.remove_work
+
+    def look_first(directory: RunDirectory) -> None:
+        seen.append(runs.describe(directory).status)
+        remove(directory)
+
+    monkeypatch.setattr(recorder, "remove_work", look_first)
+
+    town.train()
+
+    assert seen == ["completed"]
+
+
+def test_a_run_whose_process_was_killed_while_it_let_go_is_certified(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(recorder, "remove_work", lambda directory: None)
+        directory, _ = town.train()
+    assert directory.lock.exists()
+
+    assert runs.certify(directory, town.home).problem is None
+
+    assert not directory.work.exists()
+    assert runs.describe(directory).status == "certified"
+
+
 def test_whoever_looks_sees_whether_a_run_is_running_and_makes_nothing(town: Town, tmp_path: Path) -> None:
     with town.submit() as run:
         during = [runs.is_running(run.directory), recorder._refuses(run.directory)]

@@ -22,6 +22,7 @@ from oneseek.ledger.entry import encode
 from oneseek.ledger.locate import open_ledger
 from oneseek.ledger.log import Log
 from oneseek.runs.find import engine_of
+from oneseek.runs.recorder import is_published, remove_work
 
 PATIENCE = 60.0
 """Seconds to wait for another process that seals."""
@@ -51,6 +52,7 @@ def certify(directory: RunDirectory, home: Home, environment: Mapping[str, str] 
     state = _complete(directory)
     if is_certified(directory):
         return Certified(run_id=state.run_id, already=True)
+    remove_work(directory)  # the marks of a process that was killed while it let go
     try:
         _certify(directory, state, home, environment)
     except OneSeekError as error:
@@ -67,7 +69,7 @@ def _complete(directory: RunDirectory) -> RunState:
     state = replay(record.event for record in read(directory.journal).records)
     if state:
         engine_of(state, "certified")
-    if state is None or not state.over or directory.work.exists():
+    if state is None or not state.over or not is_published(directory):
         raise RunError(
             f"{directory.run_id} is not complete, so it can't be certified.",
             f"Go on with it first: oneseek resume {shlex.quote(str(directory.root))}",

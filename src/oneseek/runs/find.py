@@ -27,7 +27,7 @@ from oneseek.journal.file import read
 from oneseek.journal.record import Record
 from oneseek.names import is_run_id, nearest_name
 from oneseek.runs.old import OldRun, find_old
-from oneseek.runs.recorder import is_running
+from oneseek.runs.recorder import is_published, is_running
 
 
 class KnownRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,13 +274,13 @@ def dna_of(directory: RunDirectory, state: RunState) -> str | None:
 
 def status(directory: RunDirectory, state: RunState | None) -> str:
     """What is true of a run now: a journal that says "training" without a process behind it was interrupted, a
-    finished one whose `work/` is still there has not yet written all its files, and a completed one is certified when
-    its files prove it. One that is trained outside has no process here: it is what it was reported to be."""
+    finished one may not have written all its files yet, and a completed one is certified when its files prove it. One
+    that is trained outside has no process here: it is what it was reported to be."""
     if state is None:
         return "interrupted"
     if state.accepted.engine == "outside":
         return state.status
-    unfinished = state.status in ("preparing", "training", "stopping") or (state.over and directory.work.exists())
+    unfinished = state.status in ("preparing", "training", "stopping") or (state.over and not is_published(directory))
     if unfinished and not is_running(directory):
         return "interrupted"
     return "certified" if state.status == "completed" and _is_certified(directory) else state.status

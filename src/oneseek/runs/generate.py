@@ -17,7 +17,7 @@ from oneseek.journal.file import read
 from oneseek.names import match_selection
 from oneseek.runs.find import engine_of, status
 from oneseek.runs.publish import read_tensors
-from oneseek.runs.recorder import is_running
+from oneseek.runs.recorder import is_published, is_running
 from oneseek.runs.resume import how_to_go_on
 from oneseek.runs.unchanged import changes_of
 
@@ -108,7 +108,7 @@ def _finished(directory: RunDirectory) -> RunState:
     state = replay(record.event for record in read(directory.journal).records)
     if state:
         engine_of(state, "asked")
-    if state is None or not state.over or directory.work.exists():
+    if state is None or not state.over or not is_published(directory):
         raise RunError(
             f"{directory.run_id} is {status(directory, state)} and has no adapters to ask yet.",
             "Ask when it has ended." if is_running(directory) else how_to_go_on(directory),

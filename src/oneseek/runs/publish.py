@@ -63,12 +63,6 @@ def publish(directory: RunDirectory, state: RunState) -> None:
                 path.unlink()
 
 
-def is_published(directory: RunDirectory) -> bool:
-    """Whether all of it was written: what it was written from goes last, and of `work/` only our marks are left."""
-    with storage_errors(directory.work):
-        return set(directory.work.glob("*")) <= marks(directory)
-
-
 def _publish_adapters(directory: RunDirectory, state: RunState) -> list[Tensor]:
     """Adapters and weights to where they stay; the tensors of all of them, as they now lie there."""
     results, version = directory.results, state.accepted.version

@@ -66,7 +66,7 @@ class Recorder:
         known = replay(record.event for record in read(directory.journal).records)
         if known and known.over and is_certified(directory):
             raise RunError(f"{directory.run_id} is complete.", f"Its files are in {directory.root}.")
-        published = known is not None and known.over and not directory.work.exists()
+        published = known is not None and known.over and is_published(directory)
         lock = _take(directory)
         if not published:  # what is written then, is written by whoever certifies the run
             with storage_errors(directory.root):
@@ -108,6 +108,16 @@ class Recorder:
 def marks(directory: RunDirectory) -> set[Path]:
     """What a process leaves in `work/` by taking the run."""
     return {directory.lock, directory.process, directory.process.with_name(directory.process.name + TEMP_SUFFIX)}
+
+
+def is_published(directory: RunDirectory) -> bool:
+    """Whether all files of a finished run are written: what they are written from goes last, and then at most the marks
+    of its process are left in `work/`, until it has let go."""
+    with storage_errors(directory.work):
+        try:
+            return set(directory.work.iterdir()) <= marks(directory)
+        except FileNotFoundError:
+            return True
 
 
 def remove_work(directory: RunDirectory) -> None:

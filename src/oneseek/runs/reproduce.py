@@ -42,7 +42,7 @@ from oneseek.runs.devices import DeviceLock, Waiting, devices, unheard
 from oneseek.runs.find import engine_of, status
 from oneseek.runs.plan import differences
 from oneseek.runs.publish import read_tensors
-from oneseek.runs.recorder import Recorder, Watch, is_running, nobody
+from oneseek.runs.recorder import Recorder, Watch, is_published, is_running, nobody
 from oneseek.runs.resume import how_to_go_on
 from oneseek.runs.submit import dataset_used
 from oneseek.runs.train import train
@@ -173,7 +173,7 @@ def _complete(directory: RunDirectory) -> tuple[RunState, RunPlanned]:
     state = replay(record.event for record in read(directory.journal).records)
     if state:
         engine_of(state, "reproduced")
-    if state is None or state.planned is None or not state.over or directory.work.exists():
+    if state is None or state.planned is None or not state.over or not is_published(directory):
         raise RunError(
             f"{directory.run_id} is {status(directory, state)}: it has no weights yet that could be reproduced.",
             "Reproduce it when it has ended." if is_running(directory) else how_to_go_on(directory),

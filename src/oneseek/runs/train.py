@@ -27,8 +27,8 @@ from oneseek.policy import decide
 from oneseek.runs import stopping
 from oneseek.runs.plan import differences, plan
 from oneseek.runs.prepare import prepare_models
-from oneseek.runs.publish import is_published, publish
-from oneseek.runs.recorder import Recorder
+from oneseek.runs.publish import publish
+from oneseek.runs.recorder import Recorder, is_published
 from oneseek.runs.staff import staff
 from oneseek.runs.unchanged import changes
 
