@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from playwright.sync_api import expect
 
 from browser.conftest import Open
-from support.browser import Seen, Site
+from support.browser import Seen, Site, held
 
 MOST = 0.02
 SHIFTS = """new PerformanceObserver((list) => list.getEntries().forEach((each) => {
@@ -34,3 +35,17 @@ def test_nothing_jumps_while_a_page_fills(
         shifted[path] = round(page.evaluate("window.shifted ?? 0"), 3)
 
     assert {path: by for path, by in shifted.items() if by > MOST} == {}
+
+
+def test_nothing_jumps_where_a_part_of_a_page_comes_late(visited: Open, runs: Mapping[str, str], seen: Seen) -> None:
+    page = visited("about:blank", viewport={"width": 390, "height": 844})
+    page.add_init_script(SHIFTS)
+    late = held(page, "/result.js$")
+    page.goto(f"/runs/{runs['trained']}")
+    page.wait_for_timeout(1000)  # a foot that could be seen would be by now
+
+    late.pop().continue_()
+
+    expect(page.locator("#result")).to_be_visible()
+    seen.rest(page)
+    assert page.evaluate("window.shifted ?? 0") <= MOST
