@@ -174,6 +174,7 @@ def test_a_server_that_could_not_note_a_process_starts_no_second_one(
     def full(*_: object) -> None:
         raise StorageError("The disk is full.")
 
+    server.town.script("alfa-1b", {"step_seconds": 0.1})  # it still trains when it is looked at
     before = server.start()
     run_id = before.submit(server.asked(training__num_epochs=1)).run_id
     with monkeypatch.context() as patch:

@@ -61,7 +61,8 @@ def storm(town: Town, kills: int, seed: int, executor: str) -> dict[str, Any]:
         if not new:
             continue  # it was killed before it was accepted
         (directory,) = new
-        while runs.describe(directory).status != "completed":
+        # One that is killed while it lets go is complete; its marks go with who resumes or certifies it.
+        while runs.describe(directory).status != "completed" or directory.work.exists():
             if killed < kills:
                 killed += _grow_up(*_fate(dice, seconds, partial(_resume, town, directory)))
             else:
