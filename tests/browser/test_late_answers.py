@@ -77,6 +77,28 @@ def test_a_conversion_that_is_refused_when_its_dialog_was_closed_is_told_all_the
     seen.expect("status of 507")
 
 
+def test_what_was_converted_when_its_dialog_was_closed_is_in_the_list_all_the_same(
+    visited: Open, served: Site
+) -> None:
+    page = visited("/ledger")
+    stored(page, served, "preferences.jsonl")
+    waiting = held(page, r"/api/datasets/[0-9a-f]+/convert$")
+    page.goto("/datasets")
+    page.get_by_role("button", name="preferences.jsonl").click()
+    page.get_by_role("button", name="Convert…").click()
+    page.locator("#convert-name").fill("late.parquet")
+    page.get_by_role("button", name="Convert", exact=True).click()
+    expect(page.locator("dialog.convert progress")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog.convert")).to_have_count(0)
+
+    waiting[0].continue_()
+
+    expect(page.locator(".toast")).to_contain_text("late.parquet is stored.")
+    expect(page.get_by_role("button", name="late.parquet")).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
+
+
 def test_a_question_to_the_hub_is_over_when_another_id_is_typed(visited: Open) -> None:
     page = visited("/train")
     waiting = held(page, r"/api/models/north")

@@ -35,119 +35,56 @@ export const targets = (dataset, suits = {}) =>
   );
 
 /** Ask for a format, beginning with one that `suits`, and convert. `names` are those that the store has. Resolves to what
- * the server says of the new dataset, null where it was closed. */
-export async function converted(dataset, names, suits) {
+ * the server says of the new dataset, null where it was closed; late(): called where it is stored all the same. */
+export async function converted(dataset, names, { suits, late } = {}) {
   if ($("dialog.convert")) return null; // it was asked for twice
   const formats = [...targets(dataset), dataset.format];
   const state = { to: targets(dataset, suits)[0] ?? formats[0], container: dataset.container, typed: false };
   if (state.to === dataset.format) state.container = dataset.container === "jsonl" ? "parquet" : "jsonl";
-  const field = h("input", {
-    class: "input",
-    id: "convert-name",
-    maxlength: 120,
-    spellcheck: "false",
-    autocomplete: "off",
-    oninput: () => (state.typed = true),
-  });
+  const field = nameField(() => (state.typed = true));
   const said = h("div", { class: "convert-said" });
   const go = h("button", { class: "btn primary", type: "submit" }, _("Convert"));
-  const close = h("button", { class: "btn", type: "button", onclick: () => dialog.close() }, _("Cancel"));
-
   const suggest = () => {
-    if (state.typed) return;
-    const stem = dataset.name.replace(/\.(jsonl|json|csv|tsv|parquet)$/i, "");
-    const told = state.to === dataset.format ? stem : `${stem}-${state.to.replaceAll("_", "-")}`;
-    field.value = free(`${told.slice(0, 100)}.${state.container}`, names);
+    if (!state.typed) field.value = suggested(dataset, state, names);
   };
-  const choice = (name, legend, choices, labels, about) => {
-    const told = h("p", { class: "msg", id: `convert-${name}-about` }, about(state[name]));
-    return h(
-      "fieldset",
-      { "aria-describedby": told.id },
-      h("legend", { class: "label" }, legend),
-      h(
-        "div",
-        { class: "chips" },
-        choices.map((value) =>
-          h(
-            "label",
-            { class: "chip" },
-            h("input", {
-              type: "radio",
-              name: `convert-${name}`,
-              value,
-              checked: state[name] === value,
-              onchange: () => ((state[name] = value), suggest(), put(told, about(value)), put(said)),
-            }),
-            labels(value),
-          ),
-        ),
-      ),
-      told,
-    );
-  };
-
-  const dialog = h(
-    "dialog",
-    { class: "narrow-dlg convert", "aria-labelledby": "convert-t" },
+  const changed = () => (suggest(), put(said));
+  const form = h(
+    "form",
+    { onsubmit: (event) => (event.preventDefault(), convert()) },
+    head(dataset),
     h(
-      "form",
-      { onsubmit: (event) => (event.preventDefault(), convert()) },
-      h(
-        "div",
-        { class: "dlg-head" },
-        h("h2", { id: "convert-t", tabindex: -1, autofocus: true }, _("Convert {name}", dataset)),
-        h(
-          "p",
-          { class: "muted" },
-          _(
-            "{name} stays as it is; the result is a dataset of its own. Where a row would lose something, nothing is written.",
-            dataset,
-          ),
-        ),
-      ),
-      h(
-        "div",
-        { class: "dlg-body stack" },
-        choice(
-          "to",
-          _("Format"),
-          formats,
-          (format) => {
-            const name = formatName(format);
-            return format === dataset.format ? _("{format}, as it is", { format: name }) : name;
-          },
-          (format) => h("span", {}, ABOUT()[format], " ", h("code", {}, format)),
-        ),
-        choice(
-          "container",
-          _("File"),
-          Object.keys(CONTAINERS),
-          (container) => CONTAINERS[container],
-          (container) => (container === "csv" ? _("Opens in a spreadsheet; messages stand in a cell as JSON.") : ""),
-        ),
-        h("div", { class: "field" }, h("label", { for: "convert-name" }, _("Name of the new dataset")), field),
-        said,
-      ),
-      h("div", { class: "dlg-foot" }, close, go),
+      "div",
+      { class: "dlg-body stack" },
+      formatChoice(dataset, formats, state, changed),
+      containerChoice(state, changed),
+      h("div", { class: "field" }, h("label", { for: field.id }, _("Name of the new dataset")), field),
+      said,
+    ),
+    h(
+      "div",
+      { class: "dlg-foot" },
+      h("button", { class: "btn", type: "button", onclick: () => dialog.close() }, _("Cancel")),
+      go,
     ),
   );
+  const dialog = h("dialog", { class: "narrow-dlg convert", "aria-labelledby": "convert-t" }, form);
+  let told = null;
 
   async function convert() {
     if (go.getAttribute("aria-disabled")) return;
     go.setAttribute("aria-disabled", "true");
-    put(said, h("progress", { "aria-label": _("Converting {size}", { size: bytes(dataset.size_bytes) }) }));
-    tell(_("Converting {size}", { size: bytes(dataset.size_bytes) }));
-    const { to, container } = state;
-    const asked = { to, container, name: field.value.trim() };
+    const doing = _("Converting {size}", { size: bytes(dataset.size_bytes) });
+    put(said, h("progress", { "aria-label": doing }));
+    tell(doing);
+    const asked = { to: state.to, container: state.container, name: field.value.trim() };
     try {
-      dialog.told = await post(`/api/datasets/${dataset.sha256}/convert`, asked, { patience: LONG });
-      if (!dialog.open) toast(_("{name} is stored.", { name: dialog.told.name })); // it was closed meanwhile
-      dialog.close();
+      told = await post(`/api/datasets/${dataset.sha256}/convert`, asked, { patience: LONG });
+      if (dialog.open) dialog.close();
+      else storedLate(told, late);
     } catch (error) {
       if (!dialog.open) return failed(error); // it was closed meanwhile: nobody reads what stands in it
       if (!(error instanceof Failure)) throw error;
-      put(said, names.has(field.value.trim()) ? failure(nameTaken(field.value.trim())) : refusal(error));
+      put(said, names.has(asked.name) ? failure(nameTaken(asked.name)) : refusal(error));
     }
     go.removeAttribute("aria-disabled");
   }
@@ -158,8 +95,86 @@ export async function converted(dataset, names, suits) {
   return new Promise((resolve) =>
     dialog.addEventListener("close", () => {
       dialog.remove();
-      resolve(dialog.told ?? null);
+      resolve(told);
     }),
+  );
+}
+
+/** The dialog was closed while it was converted: it is there now, and nothing more than that. */
+function storedLate({ name }, late) {
+  toast(_("{name} is stored.", { name }));
+  late?.();
+}
+
+const nameField = (oninput) =>
+  h("input", {
+    class: "input",
+    id: "convert-name",
+    maxlength: 120,
+    spellcheck: "false",
+    autocomplete: "off",
+    oninput,
+  });
+
+/** A name that is free, after the dataset and what it becomes. */
+function suggested(dataset, { to, container }, names) {
+  const stem = dataset.name.replace(/\.(jsonl|json|csv|tsv|parquet)$/i, "");
+  const told = to === dataset.format ? stem : `${stem}-${to.replaceAll("_", "-")}`;
+  return free(`${told.slice(0, 100)}.${container}`, names);
+}
+
+const head = (dataset) =>
+  h(
+    "div",
+    { class: "dlg-head" },
+    h("h2", { id: "convert-t", tabindex: -1, autofocus: true }, _("Convert {name}", dataset)),
+    h(
+      "p",
+      { class: "muted" },
+      _(
+        "{name} stays as it is; the result is a dataset of its own. Where a row would lose something, nothing is written.",
+        dataset,
+      ),
+    ),
+  );
+
+const formatChoice = (dataset, formats, state, changed) =>
+  choice("to", _("Format"), formats, state, changed, {
+    label(format) {
+      const name = formatName(format);
+      return format === dataset.format ? _("{format}, as it is", { format: name }) : name;
+    },
+    about: (format) => h("span", {}, ABOUT()[format], " ", h("code", {}, format)),
+  });
+
+const containerChoice = (state, changed) =>
+  choice("container", _("File"), Object.keys(CONTAINERS), state, changed, {
+    label: (container) => CONTAINERS[container],
+    about: (container) => (container === "csv" ? _("Opens in a spreadsheet; messages stand in a cell as JSON.") : ""),
+  });
+
+/** One of several values for state[name], each with its label, and what the chosen one is about below. */
+function choice(name, legend, values, state, changed, { label, about }) {
+  const told = h("p", { class: "msg", id: `convert-${name}-about` }, about(state[name]));
+  const chip = (value) =>
+    h(
+      "label",
+      { class: "chip" },
+      h("input", {
+        type: "radio",
+        name: `convert-${name}`,
+        value,
+        checked: state[name] === value,
+        onchange: () => ((state[name] = value), put(told, about(value)), changed()),
+      }),
+      label(value),
+    );
+  return h(
+    "fieldset",
+    { "aria-describedby": told.id },
+    h("legend", { class: "label" }, legend),
+    h("div", { class: "chips" }, values.map(chip)),
+    told,
   );
 }
 

@@ -12,6 +12,7 @@ import {
   Failure,
   badge,
   bytes,
+  failed,
   failure,
   formatName,
   get,
@@ -209,10 +210,12 @@ function header(dataset) {
 
 /** Ask for another format of it, one that `suits` a strategy or a method where those are given. */
 export async function convert(suits) {
-  const added = state.shown && (await converted(state.shown, names(), suits));
+  const added = state.shown && (await converted(state.shown, names(), { suits, late }));
   const said = () => _("Converted: {format}.", { format: formatName(added.format) });
   if (added) arrived(added, { notice: [said(), leftOut(added)].join(" ") });
 }
+
+const late = () => relist().catch(failed);
 
 /** Count tokens for the models and the limit of now. */
 function count() {

@@ -331,7 +331,7 @@ async function trainOn(name) {
 async function convert(dataset) {
   try {
     const known = await get(`/api/datasets/${dataset.sha256}`);
-    const added = await converted(known, names());
+    const added = await converted(known, names(), { late: refresh });
     if (added) arrived(added, { notice: leftOut(added) });
   } catch (error) {
     failed(error);

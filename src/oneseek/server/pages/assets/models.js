@@ -7,7 +7,7 @@ import { $, $$, _, _n, bytes, count, encoded, failure, get, h, icon, machine, nu
 
 const COLUMNS = 6;
 
-const state = { models: [], open: new Set() };
+const state = { models: [], open: new Set(), asked: 0 };
 
 listen();
 begin();
@@ -25,8 +25,10 @@ async function begin() {
 /** Read what is here anew, and draw it; what was open stays open. Answers whether the server told; else `again` is
  * offered. */
 async function list(again = list) {
+  const mine = (state.asked += 1);
   try {
-    state.models = (await get("/api/models")).models;
+    const told = await get("/api/models");
+    if (mine === state.asked) state.models = told.models; // else a later answer has come or will
   } catch (error) {
     put($("#problem"), failure(error, again));
     return false;

@@ -28,6 +28,7 @@ let drawn = false; // whether it has been drawn at all
 let live = false; // all that was written before has been read
 let connection = "reconnecting";
 let queueing = 0;
+let asked = 0; // times for the document
 
 document.addEventListener("visibilitychange", later);
 $("#live").addEventListener("toggle", later);
@@ -137,8 +138,11 @@ function announce(event, before) {
 
 /** Ask for the document again: problem, DNA and the like are only there. */
 async function refresh() {
+  const mine = ++asked;
   try {
-    run = await get(path);
+    const told = await get(path);
+    if (mine !== asked) return; // a later answer has come or will
+    run = told;
   } catch (error) {
     if (error instanceof Failure) return;
     throw error;
