@@ -28,7 +28,7 @@ async function signingIn() {
       location.replace(wanted());
     } catch (error) {
       busy = false;
-      if (error.status === 429) wait(error.wait);
+      if (error.status === 429) wait(error.wait, button, () => input.select());
       else if (error.status === 403) refused(error);
       else put($("#problem"), failure(error));
     }
@@ -66,35 +66,33 @@ async function signingIn() {
     say(input, text, "bad");
     input.focus();
   }
+}
 
-  /** Count the seconds down that the server wants to be left alone. */
-  function wait(seconds) {
-    const until = Date.now() + 1000 * (seconds || 1);
-    const said = $("#waiting");
-    put(
-      $("#problem"),
-      failure({ message: _("Too many passphrases were wrong."), fix: _("Wait a little, then try again.") }),
-    );
-    button.setAttribute("aria-disabled", "true");
-    said.hidden = false;
-    const timer = setInterval(count, 250);
-    count();
+/** Count the seconds down that the server wants to be left alone; until then, `button` does nothing. */
+function wait(seconds, button, done) {
+  const until = Date.now() + 1000 * (seconds || 1);
+  const said = $("#waiting");
+  put(
+    $("#problem"),
+    failure({ message: _("Too many passphrases were wrong."), fix: _("Wait a little, then try again.") }),
+  );
+  button.setAttribute("aria-disabled", "true");
+  said.hidden = false;
+  const timer = setInterval(count, 250);
+  count();
 
-    function count() {
-      const left = Math.ceil((until - Date.now()) / 1000);
-      if (left > 0)
-        return put(
-          said,
-          icon("hour"),
-          h("span", {}, _("The next one is looked at in {time}.", { time: duration(left) })),
-        );
-      clearInterval(timer);
-      button.removeAttribute("aria-disabled");
-      said.hidden = true;
-      put($("#problem"));
-      tell(_("You can try again now."));
-      input.select();
+  function count() {
+    const left = Math.ceil((until - Date.now()) / 1000);
+    if (left > 0) {
+      put(said, icon("hour"), h("span", {}, _("The next one is looked at in {time}.", { time: duration(left) })));
+      return;
     }
+    clearInterval(timer);
+    button.removeAttribute("aria-disabled");
+    said.hidden = true;
+    put($("#problem"));
+    tell(_("You can try again now."));
+    done();
   }
 }
 
