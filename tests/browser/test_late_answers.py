@@ -77,9 +77,7 @@ def test_a_conversion_that_is_refused_when_its_dialog_was_closed_is_told_all_the
     seen.expect("status of 507")
 
 
-def test_what_was_converted_when_its_dialog_was_closed_is_in_the_list_all_the_same(
-    visited: Open, served: Site
-) -> None:
+def test_what_was_converted_when_its_dialog_was_closed_is_in_the_list_all_the_same(visited: Open, served: Site) -> None:
     page = visited("/ledger")
     stored(page, served, "preferences.jsonl")
     waiting = held(page, r"/api/datasets/[0-9a-f]+/convert$")
