@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from oneseek import runs
 from oneseek.errors import JournalDamaged, OneSeekError, Refused, RunUnknown, StorageError
 from oneseek.events import AnyEvent, EpochStarted, RunFinished, RunInterrupted, RunStopped
-from oneseek.events.state import replay
+from oneseek.events.state import RunState, replay
+from oneseek.files.layout import RunDirectory
 from oneseek.journal.file import Writer
 from oneseek.server import live as live_module
 from oneseek.server.live import Form, Live, Message, Pace, ServerEnding, TooSlow, Viewer
@@ -87,6 +88,28 @@ def test_a_new_viewer_gets_the_state_so_far_then_every_later_record(told: Told) 
     assert [each["type"] for each in messages] == ["initial_state", "progress", "progress", "epoch_end"]
     assert seqs(messages) == [3, 4, 5, 6]
     assert messages[0]["run_id"] == RUN
+
+
+def test_a_run_that_ends_while_it_is_looked_at_was_never_interrupted(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standing = live_module._standing
+
+    def as_it_lets_go(directory: RunDirectory, state: RunState) -> tuple[str, bool]:
+        if not state.over:  # its process, which was still there when the journal was read
+            told.append(committed(1, {"alfa": 2.0, "beta": 3.0}), FINISHED)
+        return standing(directory, state)
+
+    async def watch() -> list[dict[str, Any]]:
+        monkeypatch.setattr(live_module, "_standing", as_it_lets_go)
+        live = Live(told.find, Pace(poll=0.002, look=0.01, certificate=0.0))
+        with closing(await live.watch(RUN, after=0)) as viewer:
+            return await to_the_end(viewer)
+
+    messages = asyncio.run(watch())
+
+    assert {each["status"] for each in messages if each["type"] == "heartbeat"} == {"completed"}
+    assert messages[-1]["seq"] == 5
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -459,6 +460,20 @@ def test_a_run_that_is_just_being_let_go_is_complete_and_never_interrupted(
     town.train()
 
     assert seen == ["completed"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status"),
+    [(True, True, "preparing"), (True, False, "preparing"), (False, True, "preparing"), (False, False, "interrupted")],
+)
+def test_a_run_is_interrupted_only_where_no_process_had_it_before_its_journal_was_read_nor_has_it_now(
+    town: Town, monkeypatch: pytest.MonkeyPatch, before: bool, after: bool, status: str
+) -> None:
+    with town.submit() as run:
+        answers = iter([before, after])
+        monkeypatch.setattr(import_module("oneseek.runs.find"), "is_running", lambda directory: next(answers))
+
+        assert runs.describe(run.directory).status == status
 
 
 def test_a_run_whose_process_was_killed_while_it_let_go_is_certified(

@@ -184,6 +184,7 @@ def list_runs(home: Home) -> list[KnownRun]:
 def describe(directory: RunDirectory) -> KnownRun:
     """One run, from its journal; where that can't be read or was written by another release, its problem."""
     try:
+        running = is_running(directory)
         told = _TOLD.get(directory.journal, (directory.journal,), lambda: _read(directory.journal))
         dna = dna_of(directory, told.state) if told.state else None
     except (OSError, RunError, JournalDamaged, CertificateInvalid, ValidationError, RecursionError) as error:
@@ -197,7 +198,7 @@ def describe(directory: RunDirectory) -> KnownRun:
     return KnownRun(
         run_id=directory.run_id,
         directory=directory.root,
-        status=status(directory, told.state),
+        status=status(directory, told.state, running=running),
         created_at=told.created_at,
         last_at=told.last_at,
         seconds=told.seconds,
@@ -272,17 +273,22 @@ def dna_of(directory: RunDirectory, state: RunState) -> str | None:
     return dna_in(document)
 
 
-def status(directory: RunDirectory, state: RunState | None) -> str:
+def status(directory: RunDirectory, state: RunState | None, *, running: bool = False) -> str:
     """What is true of a run now: a journal that says "training" without a process behind it was interrupted, a
     finished one may not have written all its files yet, and a completed one is certified when its files prove it. One
-    that is trained outside has no process here: it is what it was reported to be."""
+    that is trained outside has no process here: it is what it was reported to be.
+
+    running: whether a process had it before its journal was read. One that lets go after that may have written more
+    than `state` knows.
+    """
     if state is None:
         return "interrupted"
     if state.accepted.engine == "outside":
         return state.status
-    unfinished = state.status in ("preparing", "training", "stopping") or (state.over and not is_published(directory))
-    if unfinished and not is_running(directory):
-        return "interrupted"
+    if not running and not is_running(directory):  # asked first: who has let go has written everything
+        going = state.status in ("preparing", "training", "stopping")
+        if going or (state.over and not is_published(directory)):
+            return "interrupted"
     return "certified" if state.status == "completed" and _is_certified(directory) else state.status
 
 

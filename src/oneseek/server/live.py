@@ -396,6 +396,9 @@ class _Follower:
         if self.place.state is None:
             return
         found, alone = await asyncio.to_thread(_standing, self.directory, self.place.state)
+        if found == "interrupted" and self._stamp() != self._seen:  # its process wrote more, then let go
+            await self._read_on()
+            found, alone = await asyncio.to_thread(_standing, self.directory, self.place.state)
         if not alone:
             self._alone_since = None
         elif self._alone_since is None:
