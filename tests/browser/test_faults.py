@@ -121,8 +121,9 @@ def test_two_tabs_of_the_form_take_nothing_from_each_other(visited: Open) -> Non
 def test_a_file_that_was_refused_is_sent_again_and_a_conversion_asked_for_twice_is_one(
     visited: Open, served: Site, seen: Seen
 ) -> None:
-    page = visited("/datasets")
+    page = visited("about:blank")
     page.route("**/api/datasets?name=*", full)
+    page.goto("/datasets")
     page.locator("#drop input").set_input_files(served.home / "files" / "small.jsonl")
     refused = page.locator("#drop-uploads .failure")
     expect(refused).to_contain_text("The disk is full. Make room.")
@@ -169,10 +170,11 @@ def test_what_is_being_asked_survives_a_session_that_is_over(visited: Open, seen
 
 
 def test_a_token_whose_answer_was_lost_is_in_the_list(visited: Open, seen: Seen) -> None:
-    page = visited("/access")
+    page = visited("about:blank")
+    page.route("**/api/tokens", unanswered)  # an open page would heed it only a moment later
+    page.goto("/access")
     page.get_by_role("button", name="New token").first.click()
     page.locator("#token-name").fill("lost")
-    page.route("**/api/tokens", unanswered)
 
     page.keyboard.press("Enter")
 

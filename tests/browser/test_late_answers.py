@@ -98,8 +98,9 @@ def test_what_was_converted_when_its_dialog_was_closed_is_in_the_list_all_the_sa
 
 
 def test_a_question_to_the_hub_is_over_when_another_id_is_typed(visited: Open) -> None:
-    page = visited("/train")
+    page = visited("about:blank")
     waiting = held(page, r"/api/models/north")
+    page.goto("/train")
     page.locator("#hub").fill(ON_THE_HUB)
     page.get_by_role("button", name="Look up").click()
     expect(page.locator("#hub-found")).to_contain_text("Asking the hub")
@@ -133,6 +134,7 @@ def test_who_signs_out_leaves_nothing_that_was_written(visited: Open, seen: Seen
     page.evaluate("sessionStorage.setItem('oneseek.prompt', 'A secret plan.')")
     choose(page, "Alfa-Llama")
     assert page.evaluate("[localStorage.length, sessionStorage.length]") == [1, 1]
+    seen.rest(page)  # what is asked for now would be refused
 
     page.get_by_role("button", name="Account").click()
     page.get_by_role("button", name="Sign out").click()
