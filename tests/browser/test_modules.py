@@ -235,8 +235,9 @@ def test_an_address_that_somebody_mistyped_leaves_the_datasets_as_they_are(visit
 
 
 def test_a_module_that_does_not_come_is_said(visited: Open, seen: Seen) -> None:
-    page = visited("/models")
+    page = visited("about:blank")
     page.route("**/form.js", lambda route: route.abort())
+    page.goto("/models")
 
     page.get_by_role("button", name="Train it: Alfa-Llama").click()
 
@@ -247,9 +248,10 @@ def test_a_module_that_does_not_come_is_said(visited: Open, seen: Seen) -> None:
 def test_what_a_dataset_allows_is_learned_once_the_server_answers_again(
     visited: Open, served: Site, seen: Seen
 ) -> None:
-    page = visited("/train")
-    choose(page, "Alfa-Llama")
+    page = visited("about:blank")
     page.route("**/api/datasets/preferences.jsonl", lambda route: route.fulfill(status=503, json={}))
+    page.goto("/train")
+    choose(page, "Alfa-Llama")
     drop(page, served, "preferences.jsonl")
     expect(page.locator("#data-shown .failure")).to_be_visible()
     page.unroute_all()

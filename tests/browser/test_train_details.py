@@ -104,9 +104,10 @@ def test_what_is_missing_to_say_how_long_a_run_takes_is_said(visited: Open, serv
 def test_a_page_that_misses_a_part_says_so_until_it_is_loaded_again(
     visited: Open, seen: Seen, axe: Callable[[Page], list[str]]
 ) -> None:
-    page = visited("/models")
-    page.clock.install()
+    page = visited("about:blank")
     page.route("**/form.js", lambda route: route.abort())
+    page.goto("/models")
+    page.clock.install()
     page.get_by_role("button", name="Train it: Beta-Mistral").click()
     again = page.get_by_role("button", name="Load again")
     expect(again).to_be_visible()
